@@ -1,0 +1,48 @@
+# Everything runs in .venv, which is made on first use: only Python 3.11+, git and make are needed.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test test-slow lint type check bench clean distclean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## Make .venv and install the project with all extras
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed, {v[0]}.{v[1]} was found: set PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=24'
+	$(BIN)/python -m pip install --quiet --editable '.[quickstart,test,dev]'
+	@touch $@
+
+train: setup ## Train the quickstart: EMANet on real satellite images, minutes on two CPU cores
+	$(BIN)/python src/train.py experiment=quickstart
+
+test: setup ## Run the tests
+	$(BIN)/python -m pytest
+
+test-slow: setup ## Run the tests that take longer
+	$(BIN)/python -m pytest -m slow
+
+lint: setup ## Check format and style
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+type: setup ## Check types
+	$(BIN)/mypy
+
+check: lint type test ## All of CI
+
+bench: setup ## Measure the input pipeline on this machine
+	$(BIN)/python benchmarks/input_pipeline.py
+
+clean: ## Remove caches and build products
+	rm -rf build dist *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## Remove .venv as well; data and runs stay
+	rm -rf $(VENV)

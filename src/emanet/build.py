@@ -1,0 +1,175 @@
+"""From configuration to objects: the one place that knows both. Everything built here takes values, never a node."""
+
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+
+from emanet.backbone import input_statistics
+from emanet.checkpoint_io import SafeCheckpointIO
+from emanet.data.datamodule import SegmentationDataModule
+from emanet.distributed import ddp_strategy
+from emanet.errors import ConfigError, EMANetError
+from emanet.network import EMANet
+from emanet.task import SegmentationTask
+
+log = logging.getLogger(__name__)
+
+
+def call_target(node: DictConfig, **values: Any) -> Any:
+    """Build the object that ``_target_`` names from the node's plain values.
+
+    Raises:
+        ConfigError: for a target that cannot be imported, or values that its constructor refuses.
+    """
+    options = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(options, dict)
+    target = options.pop("_target_")
+    try:
+        constructor: Callable[..., Any] = get_object(target)
+    except Exception as error:
+        raise ConfigError(f"_target_={target} cannot be imported: {error}") from error
+    try:
+        return constructor(**{str(key): value for key, value in options.items()}, **values)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{target.rpartition('.')[2]}: {error}") from error
+
+
+def build_datamodule(cfg: DictConfig) -> SegmentationDataModule:
+    """The data module, with the input statistics of the configured backbone; its files are not looked at yet."""
+    try:
+        mean, std = input_statistics(cfg.model.backbone)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    node = OmegaConf.create(OmegaConf.to_container(cfg.dataset, resolve=True))
+    extra = [instantiate_all(item) for item in node.pop("extra_transforms", None) or []]
+    return call_target(node, extra_transforms=extra, mean=mean, std=std, seed=cfg.get("seed", 0))
+
+
+def build_network(model: DictConfig, num_classes: int) -> EMANet:
+    """The network for a number of classes."""
+    return call_target(model, num_classes=num_classes)
+
+
+def build_task(cfg: DictConfig, net: EMANet, datamodule: SegmentationDataModule) -> SegmentationTask:
+    """The training task; stores the resolved configuration in its checkpoints."""
+    weights = cfg.loss.class_weights
+    if weights is not None and len(weights) != datamodule.num_classes:
+        raise ConfigError(
+            f"loss.class_weights must hold one weight per class, got {len(weights)} for {datamodule.num_classes} classes"
+        )
+    return SegmentationTask(
+        net,
+        class_names=datamodule.class_names,
+        max_steps=cfg.trainer.max_steps,
+        lr=cfg.optim.lr,
+        sgd_momentum=cfg.optim.momentum,
+        weight_decay=cfg.optim.weight_decay,
+        nesterov=cfg.optim.nesterov,
+        poly_power=cfg.optim.poly_power,
+        lr_refresh=cfg.optim.lr_refresh,
+        reduction=cfg.loss.reduction,
+        class_weights=None if weights is None else list(weights),
+        ohem_threshold=cfg.loss.ohem_threshold,
+        ohem_min_kept=cfg.loss.ohem_min_kept,
+        ignore_index=datamodule.ignore_index,
+        seed=cfg.seed,
+        config=resolved(cfg),
+    )
+
+
+def build_trainer(cfg: DictConfig, run_dir: Path, *, callbacks: list[L.Callback], loggers: list[Logger]) -> L.Trainer:
+    """Lightning's Trainer with atomic checkpoints; it counts in optimiser steps, not in epochs."""
+    silence_known_warnings()
+    options = {str(key): value for key, value in resolved(cfg.trainer).items()}
+    torch.set_float32_matmul_precision(options.pop("matmul_precision"))
+    for key in ("channels_last", "compile"):  # concern the network: see prepare_network
+        options.pop(key)
+    options["val_check_interval"] = options.pop("val_every_n_steps") * options["accumulate_grad_batches"]
+    options["precision"] = pick_precision(options["precision"])
+    on_cuda = options["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    distributed = options["strategy"] == "ddp"
+    if options["sync_batchnorm"] is None:
+        options["sync_batchnorm"] = distributed and on_cuda
+    if distributed:
+        options["strategy"] = ddp_strategy()
+    try:
+        return L.Trainer(
+            **options,
+            max_epochs=-1,
+            check_val_every_n_epoch=None,
+            use_distributed_sampler=False,  # the data module shards: evaluation must not repeat images
+            enable_model_summary=False,
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+            callbacks=callbacks,
+            logger=loggers,
+            plugins=[SafeCheckpointIO()],
+            default_root_dir=run_dir,
+        )
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        raise ConfigError(f"trainer: {error}") from error
+
+
+def prepare_network(cfg: DictConfig, net: EMANet) -> EMANet:
+    """Memory format and compilation, in place."""
+    if cfg.trainer.channels_last:
+        net.to(memory_format=torch.channels_last)
+    if cfg.trainer.compile:
+        net.compile()  # in place: a wrapper would rename every key of the checkpoint
+    return net
+
+
+def instantiate_all(nodes: Any) -> Any:
+    """Build one ``_target_`` node, or every one of a dictionary of them; ``null`` entries are left out."""
+    try:
+        if "_target_" in nodes:
+            return instantiate(nodes)
+        return [instantiate(node) for node in nodes.values() if node is not None]
+    except InstantiationException as error:
+        cause = error.__cause__
+        raise cause if isinstance(cause, EMANetError) else ConfigError(str(error)) from error
+
+
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain containers, interpolations resolved (an OmegaConf node in a checkpoint blocks it)."""
+    container = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def pick_precision(precision: str) -> str:
+    """``auto`` is bfloat16 where the hardware multiplies it natively, else float32."""
+    if precision != "auto":
+        return precision
+    if torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = has_cpu_bfloat16()
+    return "bf16-mixed" if native else "32-true"
+
+
+def has_cpu_bfloat16() -> bool:
+    """Whether this CPU has bfloat16 matrix instructions."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def silence_known_warnings() -> None:
+    """Leave out Lightning's warnings that are wrong or useless here; each with its reason."""
+    for message in (
+        ".*recommended to use `self.log.*sync_dist=True.*",  # scores are reduced inside the metric, in int64
+        ".*The `srun` command is available.*",  # said on every workstation with Slurm's client
+        ".*does not have many workers.*",  # dataset.num_workers is the user's choice
+        ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run goes on in its own folder
+        ".*lr_scheduler.step.*before.*optimizer.step.*",  # a skipped float16 step
+    ):
+        warnings.filterwarnings("ignore", message)

@@ -1,0 +1,241 @@
+"""The configuration's schema: type and meaning of every key. The values live in conf/.
+
+Hydra checks names and types when it composes; :func:`check` refuses senseless values before anything heavy starts.
+"""
+
+import importlib.util
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from emanet.emau import check_options
+from emanet.errors import ConfigError
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+CONF_DIR = str(PROJECT_ROOT / "conf")
+
+
+@dataclass
+class ModelConfig:
+    """The network (group ``model``): the arguments of :class:`emanet.EMANet`."""
+
+    _target_: str = MISSING
+    backbone: str = MISSING  # timm model name
+    output_stride: int = MISSING  # input pixels per feature: 8, 16 or 32
+    multi_grid: list[int] | None = MISSING  # dilation factors of a ResNet's last stage
+    pretrained: Any = MISSING  # true: timm's ImageNet weights; a path: a local file; false: random start
+    channels: int = MISSING  # width of the attention unit
+    K: int = MISSING  # number of bases
+    T: int = MISSING  # EM iterations in training
+    T_eval: int | None = MISSING  # EM iterations in evaluation; null: T
+    momentum: float = MISSING  # bases: share of the old ones kept at an update
+    norm: str = MISSING  # of the bases after an M-step: l2 | layer | none
+    maintenance: str = MISSING  # of the bases over training: moving_average | backprop | none
+    gradient: str = MISSING  # EM iterations that autograd sees: none | last | full
+    renormalise: bool = MISSING  # normalise the bases after each update as well
+    dropout: float = MISSING  # share of fc1's channels dropped
+    bn_momentum: float = MISSING  # batch norm: share of the new statistics
+
+
+@dataclass
+class OptimConfig:
+    """SGD and its schedule (group ``optim``)."""
+
+    lr: float = MISSING  # base rate; biases run at twice it
+    momentum: float = MISSING  # optimiser: share of the old step direction
+    weight_decay: float = MISSING  # of convolution weights only
+    nesterov: bool = MISSING
+    poly_power: float = MISSING  # rate = lr * (1 - step / max_steps) ** poly_power
+    lr_refresh: int = MISSING  # steps between refreshes of the rate
+
+
+@dataclass
+class LossConfig:
+    """The loss (group ``loss``)."""
+
+    reduction: str = MISSING  # all_pixels (the authors': ignored pixels count in the mean) | valid_pixels
+    class_weights: list[float] | None = MISSING  # one per class; null: 1
+    ohem_threshold: float | None = MISSING  # keep pixels whose true class is less probable; null: all
+    ohem_min_kept: int = MISSING  # but at least this many per device batch
+
+
+@dataclass
+class TrainerConfig:
+    """Lightning's Trainer and what surrounds it (group ``trainer``)."""
+
+    accelerator: str = MISSING  # auto | cpu | gpu
+    devices: Any = MISSING  # number, list or auto
+    num_nodes: int = MISSING
+    strategy: str = MISSING  # auto | ddp
+    precision: str = MISSING  # 32-true | bf16-mixed | 16-mixed | 64-true | auto (bf16-mixed where hardware has it)
+    max_steps: int = MISSING  # optimiser steps
+    accumulate_grad_batches: int = MISSING  # batches per optimiser step
+    gradient_clip_val: float | None = MISSING  # largest gradient norm; null: no clipping
+    val_every_n_steps: int = MISSING  # optimiser steps between validations
+    limit_train_batches: Any = MISSING  # per epoch: a number, a share, or null for all
+    limit_val_batches: Any = MISSING
+    num_sanity_val_steps: int = MISSING
+    log_every_n_steps: int = MISSING
+    sync_batchnorm: bool | None = MISSING  # null: on where CUDA and more than one device
+    deterministic: bool = MISSING  # refuse non-deterministic kernels
+    benchmark: bool | None = MISSING  # let cuDNN try kernels
+    channels_last: bool = MISSING  # memory format of network and images
+    compile: bool = MISSING  # torch.compile the network
+    matmul_precision: str = MISSING  # of float32 products: highest | high | medium
+    profiler: str | None = MISSING  # simple | advanced | pytorch
+    detect_anomaly: bool = MISSING
+
+
+@dataclass
+class PathsConfig:
+    """Folders (group ``paths``)."""
+
+    data_dir: str = MISSING  # where dataset.root lies by default
+    runs_dir: str = MISSING  # where run folders lie
+
+
+@dataclass
+class TrainConfig:
+    """Root of conf/train.yaml."""
+
+    name: str = MISSING  # of the run: names its folder and its W&B group
+    seed: int = MISSING  # of everything random
+    init_from: str | None = None  # start from the weights of this checkpoint, with a fresh schedule
+    resume: str | None = None  # go on with this run: its folder, or a checkpoint of it
+    tags: list[str] = field(default_factory=list)  # for W&B
+    dataset: Any = MISSING
+    model: ModelConfig = MISSING
+    optim: OptimConfig = MISSING
+    loss: LossConfig = MISSING
+    trainer: TrainerConfig = MISSING
+    logger: dict[str, Any] = field(default_factory=dict)
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    paths: PathsConfig = MISSING
+
+
+@dataclass
+class EvalConfig:
+    """Root of conf/eval.yaml."""
+
+    name: str = MISSING  # of the run: names its folder
+    checkpoint: str = MISSING  # of a run, or in the authors' layout
+    split: str | None = None  # null: the split that training validated on
+    seed: int = 0
+    dataset: Any = MISSING
+    model: ModelConfig = MISSING
+    trainer: TrainerConfig = MISSING
+    paths: PathsConfig = MISSING
+
+
+def register() -> None:
+    """Make the schema and the resolvers known to Hydra; called once by every script."""
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainConfig)
+    store.store(name="eval_schema", node=EvalConfig)
+    OmegaConf.register_new_resolver("project_root", lambda: str(PROJECT_ROOT), replace=True)
+    OmegaConf.register_new_resolver("package_file", package_file, replace=True)
+
+
+def package_file(package: str, relative: str) -> str:
+    """Path of a file inside an installed package, which is not imported.
+
+    Raises:
+        ConfigError: if the package or the file is not there.
+    """
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        if (path := Path(folder) / relative).is_file():
+            return str(path)
+    raise ConfigError(f"no file {relative} in package {package!r}: install it with  pip install -e '.[quickstart]'")
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse senseless values, naming the key, what was got and what is allowed.
+
+    Raises:
+        ConfigError: with one line per mistake, all mistakes at once.
+    """
+    mistakes = [
+        f"{key} must be {allowed}, got {OmegaConf.select(cfg, key)!r}"
+        for key, allowed, accepts in RULES
+        if _present(cfg, key) and not accepts(OmegaConf.select(cfg, key))
+    ]
+    if "model" in cfg:
+        unit = {key: cfg.model[key] for key in EMAU_KEYS}
+        try:
+            check_options(**unit)
+        except ValueError as error:
+            mistakes.append(f"model: {error}")
+    if mistakes:
+        raise ConfigError("this configuration makes no sense:\n  " + "\n  ".join(mistakes))
+
+
+EMAU_KEYS = ("channels", "K", "T", "T_eval", "momentum", "norm", "maintenance", "gradient", "renormalise")
+
+
+def _present(cfg: DictConfig, key: str) -> bool:
+    parent, _, leaf = key.rpartition(".")
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    return node is not None and leaf in node and not OmegaConf.is_missing(node, leaf)
+
+
+def _optional(accepts: Any) -> Any:
+    return lambda value: value is None or accepts(value)
+
+
+def _one_of(*options: str) -> tuple[str, Any]:
+    return f"one of {', '.join(options)}", lambda value: value in options
+
+
+def _is_share(value: float) -> bool:
+    return 0 <= value <= 1
+
+
+def _is_positive(value: float) -> bool:
+    return 0 < value < float("inf")
+
+
+def _is_not_negative(value: float) -> bool:
+    return 0 <= value < float("inf")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and value >= 1
+
+
+PRECISIONS = ("auto", "32-true", "16-mixed", "bf16-mixed", "64-true")
+
+#: (key, what is allowed, test)
+RULES: list[tuple[str, str, Any]] = [
+    ("seed", "an integer from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32),
+    ("model.output_stride", "8, 16 or 32", lambda value: value in (8, 16, 32)),
+    ("model.dropout", "a share below 1", lambda value: 0 <= value < 1),
+    ("model.bn_momentum", "a share, 0..1", _is_share),
+    ("optim.lr", "a positive number", _is_positive),
+    ("optim.momentum", "a share below 1", lambda value: 0 <= value < 1),
+    ("optim.weight_decay", "0 or more", _is_not_negative),
+    ("optim.poly_power", "0 or more", _is_not_negative),
+    ("optim.lr_refresh", "at least 1", _is_count),
+    ("loss.reduction", *_one_of("all_pixels", "valid_pixels")),
+    ("loss.class_weights", "null or weights of 0 or more", _optional(lambda value: all(map(_is_not_negative, value)))),
+    ("loss.ohem_threshold", "null or a probability, 0..1", _optional(_is_share)),
+    ("loss.ohem_min_kept", "at least 1", _is_count),
+    ("trainer.precision", *_one_of(*PRECISIONS)),
+    ("trainer.max_steps", "at least 1", _is_count),
+    ("trainer.accumulate_grad_batches", "at least 1", _is_count),
+    ("trainer.gradient_clip_val", "null or a positive number", _optional(_is_positive)),
+    ("trainer.val_every_n_steps", "at least 1", _is_count),
+    ("trainer.num_nodes", "at least 1", _is_count),
+    ("trainer.log_every_n_steps", "at least 1", _is_count),
+    ("trainer.num_sanity_val_steps", "-1 (all) or more", lambda value: value >= -1),
+    ("trainer.matmul_precision", *_one_of("highest", "high", "medium")),
+    ("dataset.batch_size", "at least 1", _is_count),
+    ("dataset.eval_batch_size", "at least 1", _is_count),
+    ("dataset.num_workers", "0 or more", lambda value: isinstance(value, int) and value >= 0),
+    ("dataset.crop_size", "at least 1", _is_count),
+    ("dataset.flip", "a probability, 0..1", _is_share),
+    ("dataset.scales", "a list of positive numbers", lambda value: len(value) > 0 and all(map(_is_positive, value))),
+]

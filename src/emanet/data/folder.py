@@ -1,0 +1,216 @@
+"""A user's own images and masks.
+
+::
+
+    root/images/train/a.jpg   root/masks/train/a.png      one folder per split, or
+    root/images/a.jpg         root/masks/a.png            and train.txt, val.txt with one name a line, or
+                                                          neither, and val_ratio=0.2
+
+A mask holds class numbers (grey or palette PNG), colours (``mask_encoding=rgb`` with ``colors``), or it is one
+black-and-white file per class (``mask_encoding=folders``: ``masks/[split/]<class name>/a.png``).
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+from jaxtyping import UInt8
+
+from emanet.data.datamodule import SegmentationDataModule
+from emanet.data.encodings import ColorLabels, FolderLabels, some
+from emanet.data.palettes import spread_palette
+from emanet.data.reading import (
+    IGNORE,
+    IMAGE_SUFFIXES,
+    MAX_CLASSES,
+    Labels,
+    Sample,
+    TableLabels,
+    class_lut,
+    make_lut,
+    read_index_png,
+    read_lines,
+)
+from emanet.errors import ConfigError, DatasetError
+from emanet.seeding import mix
+
+log = logging.getLogger(__name__)
+
+LOOKED_AT = 20
+"""Masks of a split that are looked at in search of a split with one class only."""
+
+
+class Folder(SegmentationDataModule):
+    """Own data under ``root``; see the module's text for the layout. Any split names.
+
+    Arguments:
+        class_names: names in the order of the class numbers, or
+        class_file: a text file with one name a line, or a YAML list, or
+        num_classes: only their number.
+        ignore_label: raw mask value that counts in no loss and no metric.
+        class_map: raw mask value -> class number (255 = ignore), for every value that occurs, where the masks do not
+            hold 0..classes-1 already.
+        mask_encoding: index, rgb or folders.
+        colors: class name -> (r, g, b), for rgb; the key "ignore" names a colour to ignore.
+        mask_suffix: what a mask's name adds to its image's, such as "_mask".
+        val_ratio: share of the images that becomes the split val where neither folders nor lists say it.
+    """
+
+    name = "folder"
+    splits = ()
+
+    def __init__(
+        self,
+        *,
+        class_names: Sequence[str] = (),
+        class_file: str | Path | None = None,
+        num_classes: int | None = None,
+        ignore_label: int = IGNORE,
+        class_map: Mapping[int, int] | None = None,
+        mask_encoding: Literal["index", "rgb", "folders"] = "index",
+        colors: Mapping[str, Sequence[int]] | None = None,
+        mask_suffix: str = "",
+        val_ratio: float = 0.0,
+        **options: Any,
+    ):
+        super().__init__(**options)
+        self.class_names = _class_names(class_names, class_file, num_classes)
+        self.mask_encoding, self.mask_suffix, self.val_ratio = mask_encoding, mask_suffix, val_ratio
+        self.colors = {name: tuple(color) for name, color in (colors or {}).items()}
+        self.lut = self._table(ignore_label, class_map or {})
+        self.palette = spread_palette(self.num_classes)
+        if mask_encoding == "rgb":
+            lacking = [name for name in self.class_names if name not in self.colors]
+            if lacking:
+                raise ConfigError(
+                    f"mask_encoding=rgb needs a colour for each class in dataset.colors, not for {lacking}."
+                )
+            self.palette = np.array([self.colors[name] for name in self.class_names], np.uint8)
+        elif mask_encoding not in ("index", "folders"):
+            raise ConfigError(f"dataset.mask_encoding is index, rgb or folders; got '{mask_encoding}'.")
+
+    def labels(self) -> Labels:
+        """Read masks in the chosen encoding."""
+        if self.mask_encoding == "rgb":
+            return ColorLabels(self.colors, self.class_names)
+        if self.mask_encoding == "folders":
+            return FolderLabels(self.class_names, self.mask_suffix)
+        return TableLabels(self.lut, self.num_classes, read_index_png)
+
+    def remedy(self) -> str:
+        """Say what is expected of a folder."""
+        return (
+            "set dataset.root=... to a folder with images/ and masks/, and say the splits by subfolders "
+            "(images/train, masks/train, ...), by lists (train.txt, val.txt) or by dataset.val_ratio=0.2."
+        )
+
+    def find(self, split: str) -> list[Sample]:
+        """List a split by folder, list or ratio; images without masks are an error where masks are needed."""
+        images = self.first_existing(self.root / "images")
+        masks = self.root / "masks"
+        if (images / split).is_dir():
+            images, masks = images / split, masks / split
+            files = _by_stem(images)
+            names = sorted(files)
+        elif (self.root / f"{split}.txt").is_file():
+            files = _by_stem(images)
+            names = [_stem(line) for line in read_lines(self.root / f"{split}.txt")]
+            if unknown := [name for name in names if name not in files]:
+                raise DatasetError(f"{self.root / split}.txt names {len(unknown)} unknown images: {some(unknown)}.")
+        elif self.val_ratio > 0 and split in ("train", "val"):
+            files = _by_stem(images)
+            names = self._share(sorted(files), split)
+        else:
+            raise self.missing(images / split, self.root / f"{split}.txt")
+        samples = [Sample(name, files[name], None) for name in names]
+        return self._with_masks(samples, masks, split)
+
+    def samples(self, split: str) -> list[Sample]:
+        """Return the samples of a split; warn once where its masks seem to hold a single class."""
+        known = split in self._samples
+        samples = super().samples(split)
+        if not known and samples[0].mask is not None:
+            self._warn_if_constant(split, samples)
+        return samples
+
+    def _share(self, names: Sequence[str], split: str) -> list[str]:
+        """Choose by a hash of the name, so that the same images stay in validation when others join."""
+        shuffled = sorted(names, key=lambda name: mix(*name.encode()))
+        held_out = set(shuffled[: round(len(names) * self.val_ratio)])
+        return [name for name in names if (name in held_out) == (split == "val")]
+
+    def _with_masks(self, samples: list[Sample], masks: Path, split: str) -> list[Sample]:
+        optional = split not in {self.stage_splits[stage] for stage in ("fit", "validate", "test")}
+        if optional and not masks.is_dir():
+            return samples
+        self.first_existing(masks)
+        if self.mask_encoding == "folders":
+            return [sample._replace(mask=masks) for sample in samples]
+        found = _by_stem(masks)
+        if lost := [sample.image.name for sample in samples if sample.name + self.mask_suffix not in found]:
+            raise DatasetError(
+                f"{len(lost)} images of split '{split}' have no mask in {masks}: {some(lost)}; a mask has its image's "
+                f"name (with dataset.mask_suffix='{self.mask_suffix}') and the ending .png."
+            )
+        return [sample._replace(mask=found[sample.name + self.mask_suffix]) for sample in samples]
+
+    def _warn_if_constant(self, split: str, samples: Sequence[Sample]) -> None:
+        read, seen = self.labels(), set()
+        for sample in samples[:: max(1, len(samples) // LOOKED_AT)][:LOOKED_AT]:
+            seen.update(np.unique(read(sample)).tolist())
+            if len(seen - {IGNORE}) > 1:
+                return
+        only = ", ".join(self.class_names[label] for label in seen - {IGNORE}) or "no class"
+        log.warning(
+            "split '%s': the masks looked at hold only %s (and ignored pixels). If foreground is stored as 255, say "
+            "what it means with dataset.class_map={0: 0, 255: 1}",
+            *(split, only),
+        )
+
+    def _table(self, ignore_label: int, class_map: Mapping[int, int]) -> UInt8[np.ndarray, " n"]:
+        values = (ignore_label, *class_map)
+        if bad := [raw for raw in values if not 0 <= raw <= 255]:
+            raise ConfigError(f"dataset.ignore_label and class_map speak of mask values 0..255, got {bad}.")
+        if bad := [label for label in class_map.values() if not (0 <= label < self.num_classes or label == IGNORE)]:
+            raise ConfigError(f"dataset.class_map leads to classes 0..{self.num_classes - 1} or 255, got {bad}.")
+        if class_map:
+            return make_lut({ignore_label: IGNORE} | dict(class_map))
+        return class_lut(self.num_classes, (ignore_label,))
+
+
+def _class_names(names: Sequence[str], file: str | Path | None, number: int | None) -> tuple[str, ...]:
+    if sum((bool(names), file is not None, number is not None)) != 1:
+        raise ConfigError("say the classes in one way: dataset.class_names, dataset.class_file or dataset.num_classes.")
+    if file is not None:
+        names = _names_from_file(Path(file).expanduser())
+    elif number is not None:
+        names = [f"class {label}" for label in range(number)]
+    if not 1 <= len(names) <= MAX_CLASSES or len(set(names)) < len(names):
+        raise ConfigError(f"classes must be 1 to {MAX_CLASSES} different names, got {len(names)}: {some(list(names))}.")
+    return tuple(names)
+
+
+def _names_from_file(path: Path) -> list[str]:
+    if path.suffix not in (".yaml", ".yml"):
+        return read_lines(path)
+    content = yaml.safe_load("\n".join(read_lines(path)))
+    if not isinstance(content, list):
+        raise ConfigError(f"{path} must hold a YAML list of class names, got {type(content).__name__}.")
+    return [str(name) for name in content]
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            if path.stem in files:
+                raise DatasetError(f"{path} and {files[path.stem].name}: two files of one name; remove one.")
+            files[path.stem] = path
+    return files
+
+
+def _stem(line: str) -> str:
+    return Path(line).stem if line.lower().endswith(IMAGE_SUFFIXES) else Path(line).name

@@ -1,0 +1,97 @@
+"""Samples to tensors: one image of a split read, transformed, and stacked with others to a batch."""
+
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64, UInt8
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from emanet.data.reading import Labels, Sample, check_same_size, read_image
+from emanet.data.sampling import Position
+from emanet.data.transforms import EvalTransform, TrainTransform
+from emanet.errors import ConfigError
+from emanet.seeding import mix
+
+
+class Item(TypedDict, total=False):
+    """One image of a batch."""
+
+    image: Float32[Tensor, "3 h w"]
+    mask: Int64[Tensor, "h w"]
+    name: str
+
+
+class TrainDataset(Dataset[Item]):
+    """Augmented crops; an item is a function of (seed, epoch, index) only."""
+
+    def __init__(self, samples: Sequence[Sample], labels: Labels, transform: TrainTransform, seed: int):
+        self.samples, self.labels, self.transform, self.seed = samples, labels, transform, seed
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.samples)
+
+    def __getitem__(self, position: Position) -> Item:
+        """Read and augment image ``index`` as ``epoch`` shows it."""
+        epoch, index = position
+        sample = self.samples[index]
+        image, mask = read_pair(sample, self.labels)
+        pixels, classes = self.transform(image, mask, mix(self.seed, epoch, index))
+        return {"image": pixels, "mask": classes, "name": sample.name}
+
+
+class EvalDataset(Dataset[Item]):
+    """Whole images at their own size."""
+
+    def __init__(self, samples: Sequence[Sample], labels: Labels, transform: EvalTransform):
+        self.samples, self.labels, self.transform = samples, labels, transform
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Item:
+        """Read image ``index``, and its mask where it has one."""
+        sample = self.samples[index]
+        if sample.mask is None:
+            return {"image": self.transform(read_image(sample.image)), "name": sample.name}
+        image, mask = read_pair(sample, self.labels)
+        return {"image": self.transform(image), "mask": torch.from_numpy(mask).long(), "name": sample.name}
+
+
+def read_pair(sample: Sample, labels: Labels) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
+    """Read image and classes of one sample, of one size."""
+    image, mask = read_image(sample.image), labels(sample)
+    check_same_size(image, mask, sample)
+    return image, mask
+
+
+def collate(items: Sequence[Item]) -> dict[str, Any]:
+    """Stack items of one size to a batch.
+
+    Raises:
+        ConfigError: for unequal sizes. They are not padded to a common one: padding would take part in the EM.
+    """
+    sizes = {tuple(item["image"].shape[-2:]) for item in items}
+    if len(sizes) > 1:
+        shown = ", ".join(f"{w}x{h}" for h, w in sorted(sizes))
+        raise ConfigError(
+            f"images of unequal size in one evaluation batch ({shown}): padding them would change the EM; "
+            "set dataset.eval_batch_size=1."
+        )
+    batch: dict[str, Any] = {
+        "image": torch.stack([item["image"] for item in items]),
+        "name": [item["name"] for item in items],
+    }
+    if all("mask" in item for item in items):
+        batch["mask"] = torch.stack([item["mask"] for item in items])
+    return batch
+
+
+def single_threaded(_worker: int) -> None:
+    """Keep OpenCV to one thread in each worker: the workers are the parallelism."""
+    cv2.setNumThreads(0)

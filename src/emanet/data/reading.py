@@ -1,0 +1,221 @@
+"""Files to arrays: images, index masks and ``.mat`` labels, with every defect reported by file name and remedy.
+
+EXIF orientation is ignored everywhere: the masks of all benchmarks are drawn over the pixels as stored.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import cv2
+import numpy as np
+from jaxtyping import Integer, UInt8
+from PIL import Image, UnidentifiedImageError
+from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
+
+from emanet.errors import DatasetError
+
+IGNORE = 255
+"""Label of pixels that count in no loss and no metric."""
+
+UNMAPPED = 254
+"""Entry of a label table that stands for "no such label"; therefore 254 classes at most."""
+
+MAX_CLASSES = UNMAPPED
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+_END = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+_FETCH_AGAIN = "copy or download it again"
+
+
+class Sample(NamedTuple):
+    """One image of a split; ``mask`` is the file that holds its labels, None where there are none."""
+
+    name: str
+    image: Path
+    mask: Path | None
+
+
+def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+    """Read an image file as RGB, as stored (EXIF orientation ignored).
+
+    OpenCV decodes whole 8-bit grey or RGB JPEGs and PNGs (the fast path). It fills what a truncated JPEG lacks
+    with grey without a word in some versions, so a file without its end marker goes to Pillow, which refuses it.
+
+    Raises:
+        DatasetError: missing, truncated, unreadable, or more than 8 bits per channel.
+    """
+    data = _read_bytes(path)
+    try:
+        with Image.open(BytesIO(data)) as header:
+            end = _END.get(header.format or "")
+            if header.mode in ("RGB", "L") and end and data.rstrip(b"\0").endswith(end):
+                flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+                pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+                if pixels is not None:
+                    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+            if header.mode.startswith(("I", "F")):
+                raise DatasetError(
+                    f"{path}: image mode {header.mode}, more than 8 bits per channel; convert it to 8-bit."
+                )
+            return np.array(header.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
+        raise _broken(path, error) from error
+
+
+def read_index_png(path: Path) -> UInt8[np.ndarray, "h w"]:
+    """Read a mask whose pixels are label numbers: a palette PNG gives its indices, a grey one its values.
+
+    Raises:
+        DatasetError: missing or truncated, a JPEG (its compression invents labels), or a colour image.
+    """
+    try:
+        with Image.open(BytesIO(_read_bytes(path))) as mask:
+            if mask.format == "JPEG":
+                raise DatasetError(
+                    f"{path}: a mask stored as JPEG, whose compression changes labels at every edge; "
+                    "export the masks again as PNG."
+                )
+            if mask.mode not in ("P", "L", "1", "I", "I;16"):
+                raise DatasetError(
+                    f"{path}: a mask with colour channels (mode {mask.mode}) where label numbers are needed; "
+                    "save it as a palette or grey PNG of class numbers, or give a colour table "
+                    "(dataset.mask_encoding=rgb with dataset.colors, for dataset=folder)."
+                )
+            labels = np.array(mask)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise _broken(path, error) from error
+    if labels.dtype != np.uint8:
+        if labels.size and int(labels.max()) > IGNORE:
+            raise DatasetError(f"{path}: label {int(labels.max())} in a 16-bit mask; labels must lie in 0..255.")
+        labels = labels.astype(np.uint8)
+    return labels
+
+
+def read_mat(path: Path, *keys: str) -> Integer[np.ndarray, "h w"]:
+    """Read a label map from a MATLAB file: ``keys`` lead from the file to the array through its structures.
+
+    ``read_mat(path, "LabelMap")`` for PASCAL Context, ``read_mat(path, "GTcls", "Segmentation")`` for SBD.
+    """
+    _must_exist(path)
+    try:
+        value: Any = loadmat(str(path), variable_names=[keys[0]], squeeze_me=True, struct_as_record=False)[keys[0]]
+        for key in keys[1:]:
+            value = getattr(value, key)
+    except (KeyError, AttributeError) as error:
+        raise DatasetError(f"{path}: no variable {'.'.join(keys)} in this MATLAB file; {_FETCH_AGAIN}.") from error
+    except (OSError, ValueError, TypeError, EOFError, NotImplementedError, MatReadError) as error:
+        raise _broken(path, error) from error
+    labels = np.asarray(value)
+    if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.number):
+        raise DatasetError(f"{path}: {'.'.join(keys)} is {labels.dtype} of shape {labels.shape}, not a label map.")
+    return labels if np.issubdtype(labels.dtype, np.integer) else labels.astype(np.int64)
+
+
+def make_lut(mapping: Mapping[int, int], *, size: int = 256) -> UInt8[np.ndarray, " n"]:
+    """Build a label table: raw value -> class; every value that the mapping lacks is UNMAPPED."""
+    lut = np.full(size, UNMAPPED, np.uint8)
+    for raw, label in mapping.items():
+        lut[raw] = label
+    return lut
+
+
+def class_lut(num_classes: int, ignore: Iterable[int] = (IGNORE,)) -> UInt8[np.ndarray, " n"]:
+    """Build the table of masks that already hold classes: 0..num_classes-1 stay, ``ignore`` values become 255."""
+    return make_lut({label: label for label in range(num_classes)} | {int(raw): IGNORE for raw in ignore})
+
+
+def apply_lut(
+    labels: Integer[np.ndarray, "h w"], lut: UInt8[np.ndarray, " n"], path: Path, num_classes: int
+) -> UInt8[np.ndarray, "h w"]:
+    """Map raw labels to classes by table; a label without a class is an error here, not a crash on the GPU.
+
+    Raises:
+        DatasetError: naming the file, the values and what to do.
+    """
+    if labels.dtype == np.uint8 and len(lut) == 256:
+        classes = lut.take(labels)
+    else:
+        known = (labels >= 0) & (labels < len(lut))
+        classes = np.where(known, lut[np.where(known, labels, 0)], np.uint8(UNMAPPED))
+    if (bad := classes == UNMAPPED).any():
+        values = np.unique(labels[bad])
+        shown = ", ".join(map(str, values[:8].tolist())) + (", ..." if len(values) > 8 else "")
+        raise DatasetError(
+            f"{path}: label {shown} in {int(bad.sum())} pixels belongs to none of the {num_classes} classes and is not "
+            "ignored. Check that dataset.root holds the original labels and that the number of classes is right; "
+            "for your own data, dataset.class_map says what such a value means, dataset.ignore_label which is ignored."
+        )
+    return classes
+
+
+class Labels(Protocol):
+    """How a data set reads the classes of one sample; small, because worker processes may copy it."""
+
+    def __call__(self, sample: Sample) -> UInt8[np.ndarray, "h w"]:
+        """Return the mask as classes, with 255 where a pixel is to be ignored."""
+
+
+class TableLabels:
+    """Labels from a file per image: ``read`` gives raw values, ``lut`` their classes."""
+
+    def __init__(
+        self,
+        lut: UInt8[np.ndarray, " n"],
+        num_classes: int,
+        read: Callable[[Path], Integer[np.ndarray, "h w"]] = read_index_png,
+    ):
+        self.lut, self.num_classes, self.read = lut, num_classes, read
+
+    def __call__(self, sample: Sample) -> UInt8[np.ndarray, "h w"]:
+        """Read and map the mask of one sample."""
+        path = require_mask(sample)
+        return apply_lut(self.read(path), self.lut, path, self.num_classes)
+
+
+def require_mask(sample: Sample) -> Path:
+    """Return the sample's label file.
+
+    Raises:
+        DatasetError: if it has none.
+    """
+    if sample.mask is None:
+        raise DatasetError(f"{sample.image}: this image has no mask to train on or evaluate against.")
+    return sample.mask
+
+
+def check_same_size(image: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "h2 w2"], sample: Sample) -> None:
+    """Raise a DatasetError if image and mask differ in size."""
+    (h, w), (mask_h, mask_w) = image.shape[:2], mask.shape
+    if (h, w) == (mask_h, mask_w):
+        return
+    hint = "make the mask from the image at its own size"
+    if (h, w) == (mask_w, mask_h):
+        hint = "the sides are swapped, probably an EXIF orientation, which is not applied: store the image upright"
+    raise DatasetError(f"{sample.mask}: mask is {mask_w}x{mask_h}, its image {sample.image} is {w}x{h}; {hint}.")
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read a list file: one entry a line, blank lines dropped."""
+    _must_exist(path)
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _read_bytes(path: Path) -> bytes:
+    _must_exist(path)
+    return path.read_bytes()
+
+
+def _must_exist(path: Path) -> None:
+    if not path.is_file():
+        raise DatasetError(f"{path}: no such file; {_FETCH_AGAIN}, or check dataset.root.")
+
+
+def _broken(path: Path, error: Exception) -> DatasetError:
+    reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
+    return DatasetError(
+        f"{path}: cannot be read ({reason}; {path.stat().st_size} bytes), probably truncated; {_FETCH_AGAIN}."
+    )

@@ -1,0 +1,97 @@
+"""The segmentation loss: per-pixel negative log-likelihood with an ignore label, averaged in one of two ways."""
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Reduction = Literal["all_pixels", "valid_pixels"]
+
+
+class LossTerms(NamedTuple):
+    """A loss as numerator and denominator, so that batches of any size can be averaged exactly."""
+
+    total: Float[Tensor, ""]  #: sum of the pixels' losses (differentiable)
+    denominator: Float[Tensor, ""]  #: what the sum is divided by
+
+
+def loss_terms(
+    logits: Float[Tensor, "b classes h w"],
+    mask: Int[Tensor, "b h w"],
+    *,
+    reduction: Reduction = "all_pixels",
+    ignore_index: int = 255,
+    class_weights: Float[Tensor, " classes"] | None = None,
+    ohem_threshold: float | None = None,
+    ohem_min_kept: int = 100_000,
+) -> LossTerms:
+    """Sum of the pixel losses and the number to divide it by.
+
+    Args:
+        logits: scores at the size of the mask.
+        mask: true classes, ``ignore_index`` where there is none.
+        reduction: ``all_pixels`` divides by the number of all pixels, ignored and padded ones included, as the
+            authors' code does (it changes the effective learning rate, FACTS section 1); ``valid_pixels`` divides by
+            the (weighted) number of labelled pixels, as PyTorch's mean does.
+        ignore_index: label without loss.
+        class_weights: weight of each class, or ``None`` for 1.
+        ohem_threshold: online hard example mining: keep only pixels whose true class has a probability below this,
+            but at least ``ohem_min_kept`` of them; the sum is then divided by the number kept. ``None``: keep all.
+        ohem_min_kept: least number of pixels that mining keeps in a batch.
+    """
+    if ohem_threshold is None:
+        total = F.cross_entropy(logits, mask, weight=class_weights, ignore_index=ignore_index, reduction="sum")
+        if reduction == "all_pixels":
+            return LossTerms(total, total.new_tensor(mask.numel()))
+        valid = mask != ignore_index
+        if class_weights is None:
+            return LossTerms(total, valid.sum().to(total.dtype))
+        return LossTerms(total, class_weights[mask[valid]].sum().to(total.dtype))
+    losses = F.cross_entropy(logits, mask, weight=class_weights, ignore_index=ignore_index, reduction="none")
+    keep = hard_pixels(logits, mask, ignore_index=ignore_index, threshold=ohem_threshold, min_kept=ohem_min_kept)
+    return LossTerms(losses[keep].sum(), keep.sum().to(losses.dtype))
+
+
+@torch.no_grad()
+def hard_pixels(
+    logits: Float[Tensor, "b classes h w"],
+    mask: Int[Tensor, "b h w"],
+    *,
+    ignore_index: int,
+    threshold: float,
+    min_kept: int,
+) -> Tensor:
+    """Boolean (b, h, w): labelled pixels whose true class is given a probability below the threshold.
+
+    Where fewer than ``min_kept`` are that hard, the threshold rises to the probability of the ``min_kept``-th hardest.
+    """
+    valid = mask != ignore_index
+    truth = torch.where(valid, mask, 0).unsqueeze(1)
+    p_true = logits.float().log_softmax(1).gather(1, truth).squeeze(1).exp().masked_fill(~valid, torch.inf)
+    kth = p_true.flatten().kthvalue(max(1, min(min_kept, p_true.numel()))).values
+    return valid & (p_true <= torch.clamp(kth, min=threshold))
+
+
+def segmentation_loss(
+    logits: Float[Tensor, "b classes h w"],
+    mask: Int[Tensor, "b h w"],
+    *,
+    reduction: Reduction = "all_pixels",
+    ignore_index: int = 255,
+    class_weights: Float[Tensor, " classes"] | None = None,
+    ohem_threshold: float | None = None,
+    ohem_min_kept: int = 100_000,
+) -> Float[Tensor, ""]:
+    """Mean pixel loss; arguments as in :func:`loss_terms`. A batch without any labelled pixel has loss 0, not NaN."""
+    terms = loss_terms(
+        logits,
+        mask,
+        reduction=reduction,
+        ignore_index=ignore_index,
+        class_weights=class_weights,
+        ohem_threshold=ohem_threshold,
+        ohem_min_kept=ohem_min_kept,
+    )
+    return terms.total / terms.denominator.clamp(min=torch.finfo(terms.denominator.dtype).tiny)

@@ -1,0 +1,171 @@
+"""The training task: loss, metrics, optimiser, and the update of the bases over all devices."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from emanet.inference import predict_logits
+from emanet.losses import Reduction, loss_terms
+from emanet.metrics import SegmentationMetrics
+from emanet.optim import build_optimizer
+from emanet.seeding import mix
+
+Batch = dict[str, Any]
+
+
+class SegmentationTask(L.LightningModule):
+    """Train a network under the paper's recipe (FACTS section 3).
+
+    Gradients, loss and bases are those of *one* batch made of all images of an optimiser step, over every device and
+    accumulated batch, whatever their sizes: each is summed first and divided by the global denominator at the step.
+
+    Args:
+        net: the network; ``net(image, return_bases=True) -> (logits, mu)`` and ``net.emau.update_bases(mu)``.
+        class_names: name of each class, for the metric keys.
+        max_steps: length of the schedule in optimiser steps.
+        lr, sgd_momentum, weight_decay, poly_power, lr_refresh, nesterov: see :func:`emanet.optim.build_optimizer`.
+        reduction, class_weights, ohem_threshold, ohem_min_kept: see :func:`emanet.losses.loss_terms`.
+        ignore_index: label without loss and score.
+        seed: of the randomness inside the network (dropout).
+        config: the resolved run configuration as plain containers; stored in every checkpoint, so that a checkpoint
+            alone is enough to rebuild network and data.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        class_names: Sequence[str],
+        max_steps: int,
+        lr: float = 9e-3,
+        sgd_momentum: float = 0.9,
+        weight_decay: float = 1e-4,
+        poly_power: float = 0.9,
+        lr_refresh: int = 10,
+        nesterov: bool = False,
+        reduction: Reduction = "all_pixels",
+        class_weights: Sequence[float] | None = None,
+        ohem_threshold: float | None = None,
+        ohem_min_kept: int = 100_000,
+        ignore_index: int = 255,
+        seed: int = 0,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.net: Any = net
+        self.class_names = list(class_names)
+        self.optim_options: dict[str, Any] = {
+            "lr": lr,
+            "momentum": sgd_momentum,
+            "weight_decay": weight_decay,
+            "max_steps": max_steps,
+            "power": poly_power,
+            "refresh": lr_refresh,
+            "nesterov": nesterov,
+        }
+        self.loss_options: dict[str, Any] = {
+            "reduction": reduction,
+            "ignore_index": ignore_index,
+            "ohem_threshold": ohem_threshold,
+            "ohem_min_kept": ohem_min_kept,
+        }
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
+        self.metrics = SegmentationMetrics(len(self.class_names), ignore_index=ignore_index)
+        self.save_hyperparameters(dict(config or {}))
+        self.seed = seed
+        self.validation: dict[str, float] = {}  # step and scores of the last validation, stored beside the weights
+        self._window: StepWindow | None = None
+
+    # --- training ---------------------------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed dropout from the position in the run: a resumed run needs no stored generator state."""
+        torch.manual_seed(mix(self.seed, self.current_epoch, batch_idx, self.global_rank))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the batch's summed loss in units of one image; :meth:`on_before_optimizer_step` divides it."""
+        image, mask = batch["image"], batch["mask"]
+        logits, mu = self.net(image, return_bases=True)
+        total, count = loss_terms(logits, mask, class_weights=self.class_weights, **self.loss_options)
+        # A constant on all devices; keeps the loss at a size that float16 can scale.
+        pixels_per_image = mask.shape[-2] * mask.shape[-1]
+        if self._window is None:
+            self._window = StepWindow(mu, pixels_per_image)
+        self._window.add(total.detach(), count, mu.detach())
+        return total / pixels_per_image
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Turn the accumulated gradients into those of the global mean loss, and move the bases once."""
+        window, self._window = self._window, None
+        if window is None:
+            return
+        loss, count, mean_mu = window.reduce()
+        # Lightning has divided by the accumulated batches and DDP by the devices: undo both.
+        scale = window.pixels_per_image * self.trainer.accumulate_grad_batches * self.trainer.world_size / count
+        gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
+        torch._foreach_mul_(gradients, scale.to(gradients[0].dtype))
+        self.net.emau.update_bases(mean_mu)
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/lr", optimizer.param_groups[0]["lr"], prog_bar=True)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Ask to stop after the last step: Lightning then validates once more, whatever the interval."""
+        if self.trainer.global_step >= self.trainer.max_steps > 0:
+            self.trainer.should_stop = True
+
+    def configure_optimizers(self) -> Any:
+        """SGD with three parameter groups, poly schedule per optimiser step."""
+        optimizer, scheduler = build_optimizer(self.net, **self.optim_options)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # --- evaluation -------------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Start a new confusion matrix."""
+        self.metrics.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Count one batch of whole images; returns the predicted classes (b, h, w) for the callbacks."""
+        prediction = predict_logits(self.net, batch["image"]).argmax(1)
+        self.metrics.update(prediction, batch["mask"])
+        return prediction
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of the whole split, over all devices."""
+        scores = self.metrics.named_scores(self.class_names)
+        self.log_dict(scores)
+        self.validation = {"step": self.trainer.global_step} | {key: float(value) for key, value in scores.items()}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the last validation, for a later evaluation to be compared with."""
+        checkpoint["validation"] = self.validation
+
+
+class StepWindow:
+    """Sums over the batches of one optimiser step on this device, and their reduction over all devices."""
+
+    def __init__(self, mu: Tensor, pixels_per_image: int) -> None:
+        self.pixels_per_image = pixels_per_image
+        self.mu_sum = torch.zeros_like(mu[0], dtype=torch.promote_types(mu.dtype, torch.float32))
+        self.numbers = self.mu_sum.new_zeros(3)  # loss total, loss count, images
+
+    def add(self, total: Tensor, count: Tensor, mu: Tensor) -> None:
+        """Add a batch: its loss terms and its images' final bases (b, c, k)."""
+        self.mu_sum += mu.sum(0)
+        self.numbers += torch.stack([total, count, total.new_tensor(mu.shape[0])])
+
+    def reduce(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Global mean loss, what it was divided by, and the mean bases (1, c, k)."""
+        flat = torch.cat([self.mu_sum.flatten(), self.numbers])
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(flat)
+        total, count, images = flat[-3:]
+        count = torch.where(count > 0, count, 1.0)  # a step without any counted pixel has loss 0 and no gradient
+        return total / count, count, (flat[:-3] / images).view(1, *self.mu_sum.shape)
