@@ -40,7 +40,7 @@ def call_target(node: DictConfig, **values: Any) -> Any:
     except Exception as error:
         raise ConfigError(f"_target_={target} cannot be imported: {error}") from error
     try:
-        return constructor(**{str(key): value for key, value in options.items()}, **values)
+        return constructor(**{str(key): value for key, value in options.items()} | values)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{target.rpartition('.')[2]}: {error}") from error
 
@@ -51,9 +51,9 @@ def build_datamodule(cfg: DictConfig) -> SegmentationDataModule:
         mean, std = input_statistics(cfg.model.backbone)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    node = OmegaConf.create(OmegaConf.to_container(cfg.dataset, resolve=True))
-    extra = [instantiate_all(item) for item in node.pop("extra_transforms", None) or []]
-    return call_target(node, extra_transforms=extra, mean=mean, std=std, seed=cfg.get("seed", 0))
+    extra = [instantiate_all(node) for node in cfg.dataset.extra_transforms]
+    dataset = OmegaConf.masked_copy(cfg.dataset, [key for key in cfg.dataset if key != "name"])  # a label of the group
+    return call_target(dataset, extra_transforms=extra, mean=mean, std=std, seed=cfg.seed)
 
 
 def build_network(model: DictConfig, num_classes: int) -> EMANet:
@@ -164,9 +164,14 @@ def has_cpu_bfloat16() -> bool:
 
 
 def silence_known_warnings() -> None:
-    """Leave out Lightning's warnings that are wrong or useless here; each with its reason."""
+    """Leave out Lightning's notices and warnings that are wrong or useless here; each with its reason."""
+    lightning_log = logging.getLogger("lightning.pytorch")
+    lightning_log.handlers.clear()  # Hydra's console shows them already
+    lightning_log.setLevel(logging.WARNING)  # which devices there are not, and advertisements
     for message in (
         ".*recommended to use `self.log.*sync_dist=True.*",  # scores are reduced inside the metric, in int64
+        ".*number of training batches .* is smaller than the logging interval.*",  # steps count here, not epochs
+        ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # Lightning's own use of torch
         ".*The `srun` command is available.*",  # said on every workstation with Slurm's client
         ".*does not have many workers.*",  # dataset.num_workers is the user's choice
         ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run goes on in its own folder

@@ -94,7 +94,8 @@ def infer_options(state: Mapping[str, Tensor]) -> dict:
     blocks = len({key.split(".")[2] for key in state if key.startswith("extractor.6.")})
     if blocks not in BACKBONES:
         raise WeightsError(
-            f"the third stage, extractor.6, has {blocks} blocks; ResNet-50, 101 and 152 have {', '.join(map(str, BACKBONES))}"
+            f"the third stage, extractor.6, has {blocks} blocks; ResNet-50, 101 and 152 have "
+            f"{', '.join(map(str, BACKBONES))}"
         )
     _, channels, K = mu.shape
     return {"num_classes": classifier.shape[0], "backbone": BACKBONES[blocks], "channels": channels, "K": K}

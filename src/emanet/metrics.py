@@ -32,8 +32,8 @@ def confusion_matrix(
         low, high = (int(bound) for bound in labels.aminmax())
         if low < 0 or high >= num_classes:
             raise ValueError(
-                f"labels must lie in 0..{num_classes - 1}, or in the truth be {ignore_index} (ignored), got {kind} labels "
-                f"from {low} to {high}"
+                f"labels must lie in 0..{num_classes - 1}, or be {ignore_index} (ignored) in the truth, "
+                f"got {kind} labels from {low} to {high}"
             )
     # Ignored pixels go into one extra row, which costs less than selecting the others first (FACTS section 6).
     cells = rows.masked_fill_(ignored, num_classes).mul_(num_classes).add_(prediction)

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from emanet.build import (
@@ -45,6 +46,9 @@ def train(cfg: DictConfig, run_dir: Path) -> float | None:
         fresh = load_weights(net, content, source=f"init_from={cfg.init_from}", replaceable="fc2.")
         log.info("weights from %s%s", cfg.init_from, f", a new classifier ({', '.join(fresh)})" if fresh else "")
     task = build_task(cfg, prepare_network(cfg, net), datamodule)
+    if rank_zero_only.rank == 0:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(OmegaConf.create(resolved(cfg)), run_dir / "config.yaml")
     loggers = build_loggers(
         resolved(cfg.logger),
         run_dir=run_dir,

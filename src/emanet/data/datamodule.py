@@ -37,6 +37,7 @@ class SegmentationDataModule(L.LightningDataModule):
 
     Arguments:
         root: folder of the data set.
+        name: what messages call it; by default the class's own name.
         batch_size: images per optimiser step, over all devices and accumulated batches.
         eval_batch_size: images per device in evaluation; above 1 only where all have one size.
         num_workers: loader processes per device.
@@ -63,6 +64,7 @@ class SegmentationDataModule(L.LightningDataModule):
         self,
         *,
         root: str | Path,
+        name: str | None = None,
         batch_size: int = 16,
         eval_batch_size: int = 1,
         num_workers: int = 4,
@@ -83,8 +85,10 @@ class SegmentationDataModule(L.LightningDataModule):
     ):
         super().__init__()
         self.root = Path(root).expanduser()
+        self.name = name or type(self).name
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.seed, self.drop_last = seed, drop_last
+        self.mean, self.std = tuple(mean), tuple(std)
         self.persistent_workers = persistent_workers and num_workers > 0
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self.stage_splits = {"fit": train_split, "validate": val_split, "test": test_split, "predict": predict_split}
@@ -235,6 +239,7 @@ class SegmentationDataModule(L.LightningDataModule):
             "num_workers": self.num_workers,
             "collate_fn": collate,
             "worker_init_fn": single_threaded,
+            "generator": torch.Generator().manual_seed(self.seed),  # else each pass advances the global generator
             "persistent_workers": self.persistent_workers,
             "pin_memory": self.pin_memory,
         }

@@ -194,11 +194,13 @@ def _class_names(names: Sequence[str], file: str | Path | None, number: int | No
 
 
 def _names_from_file(path: Path) -> list[str]:
+    if not path.is_file():
+        raise ConfigError(f"dataset.class_file={path}: no such file.")
     if path.suffix not in (".yaml", ".yml"):
         return read_lines(path)
-    content = yaml.safe_load("\n".join(read_lines(path)))
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(content, list):
-        raise ConfigError(f"{path} must hold a YAML list of class names, got {type(content).__name__}.")
+        raise ConfigError(f"dataset.class_file={path} must hold a YAML list of names, got {type(content).__name__}.")
     return [str(name) for name in content]
 
 

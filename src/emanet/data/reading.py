@@ -6,7 +6,7 @@ EXIF orientation is ignored everywhere: the masks of all benchmarks are drawn ov
 from collections.abc import Callable, Iterable, Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -152,6 +152,7 @@ def apply_lut(
     return classes
 
 
+@runtime_checkable
 class Labels(Protocol):
     """How a data set reads the classes of one sample; small, because worker processes may copy it."""
 

@@ -1,0 +1,24 @@
+"""Before anything of ours is imported: shapes are enforced, nothing asks the network, and runs repeat."""
+
+import os
+from collections.abc import Iterator
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+os.environ.setdefault("WANDB_MODE", "offline")
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+install_import_hook("emanet", "beartype.beartype")
+
+
+@pytest.fixture(autouse=True)
+def repeatable() -> Iterator[None]:
+    """Each test starts from the same random state and with the default settings of torch."""
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # on tiny tensors a second thread only waits, for long where cores are shared
+    yield
+    torch.set_default_dtype(torch.float32)
+    torch.set_num_threads(threads)

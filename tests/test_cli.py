@@ -1,0 +1,239 @@
+"""The scripts as real processes, from another working directory, on tiny data in the benchmarks' real layouts."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fake_data import write_coco_stuff_10k, write_folder, write_pascal_context, write_voc
+
+SRC = Path(__file__).parents[1] / "src"
+TINY = [
+    "model.backbone=resnet18",
+    "model.pretrained=false",
+    "model.channels=8",
+    "model.bn_momentum=0.1",
+    "dataset.crop_size=33",
+    "dataset.batch_size=2",
+    "dataset.num_workers=0",
+    "trainer.accelerator=cpu",
+    "trainer.max_steps=2",
+]
+
+
+def run(script: str, *arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a script of src/ as a user does."""
+    environment = {key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", "WORLD_SIZE")}
+    command = [sys.executable, str(SRC / script), *arguments]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=280)
+    assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
+    return done
+
+
+def checkpoint(folder: Path, name: str = "last") -> dict:
+    """A checkpoint of a run, read as a stranger's file is: without executing code."""
+    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The network's tensors at the end of a run."""
+    return checkpoint(folder)["state_dict"]
+
+
+@pytest.fixture(scope="module")
+def voc_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of four steps on VOC in its real layout, with its data beside it."""
+    base = tmp_path_factory.mktemp("voc")
+    write_voc(base / "data", n_train=6)
+    run(
+        "train.py",
+        *TINY,
+        f"dataset.root={base / 'data'}",
+        "dataset.train_split=train",
+        "trainer.max_steps=4",
+        "trainer.val_every_n_steps=2",
+        f"hydra.run.dir={base / 'run'}",
+        cwd=base,
+    )
+    return base
+
+
+def test_a_run_folder_holds_all_that_one_needs_to_judge_and_repeat_the_run(voc_run):
+    folder = voc_run / "run"
+    assert (folder / ".hydra" / "config.yaml").is_file()
+    assert (folder / "config.yaml").read_text().count("${") == 0, "the resolved configuration has no interpolations"
+    assert (folder / "checkpoints" / "best.ckpt").is_file()
+    assert checkpoint(folder)["global_step"] == 4
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["status"] == "finished"
+    assert summary["seed"] == 0
+    assert summary["val/miou"] == pytest.approx(checkpoint(folder)["validation"]["val/miou"])
+    assert summary["val/miou_best"] >= summary["val/miou"]
+    assert len(summary["val/iou"]) == 21
+    assert summary["parameters"]["total"] == sum(
+        value.numel()
+        for key, value in weights(folder).items()
+        if not key.endswith(("running_mean", "running_var", "num_batches_tracked", "emau.mu"))
+    )
+    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    assert [int(row["step"]) for row in rows if row.get("val/miou")] == [1, 3] or len(rows) >= 2
+    assert (folder / "predictions.png").stat().st_size > 1000
+
+
+def test_evaluation_prints_the_miou_of_the_validation_that_wrote_the_checkpoint_to_the_digit(voc_run):
+    for name in ("best", "last"):
+        path = voc_run / "run" / "checkpoints" / f"{name}.ckpt"
+        stored = checkpoint(voc_run / "run", name)["validation"]["val/miou"]
+        done = run("eval.py", f"checkpoint={path}", f"hydra.run.dir={voc_run / 'eval'}", cwd=voc_run)
+        printed = re.search(r"val/miou ([\d.e-]+) \(stored: ([\d.e-]+)\)", done.stdout)
+        assert printed, done.stdout
+        assert float(printed[1]) == float(printed[2]) == stored
+
+
+def test_k_and_the_three_momenta_reach_bases_optimiser_and_batch_norm(tmp_path):
+    write_coco_stuff_10k(tmp_path / "data")
+    run(
+        "train.py",
+        *TINY,
+        "dataset=coco_stuff",
+        f"dataset.root={tmp_path / 'data'}",
+        "model.K=64",
+        "model.momentum=1.0",
+        "optim.momentum=0.25",
+        "model.bn_momentum=0.0",
+        f"hydra.run.dir={tmp_path / 'run'}",
+        cwd=tmp_path,
+    )
+    content = checkpoint(tmp_path / "run")
+    mu = content["state_dict"]["net.emau.mu"]
+    assert mu.shape == (1, 8, 64)
+    torch.testing.assert_close(mu.norm(dim=1), torch.ones(1, 64))  # all kept: still the normalised start
+    assert {group["momentum"] for group in content["optimizer_states"][0]["param_groups"]} == {0.25}
+    assert content["state_dict"]["net.fc0.bn.running_mean"].abs().max() == 0  # nothing new taken in
+    assert content["state_dict"]["net.fc2.weight"].shape[0] == 171
+
+
+def test_a_sweep_trains_each_combination_in_its_own_folder(tmp_path):
+    write_pascal_context(tmp_path / "data")
+    run(
+        "train.py",
+        "--multirun",
+        *TINY,
+        "dataset=pascal_context",
+        f"dataset.root={tmp_path / 'data'}",
+        "model.K=3,5",
+        "model.T=1",
+        "trainer.max_steps=1",
+        f"hydra.sweep.dir={tmp_path / 'sweep'}",
+        cwd=tmp_path,
+    )
+    found = {
+        folder.name: weights(folder)["net.emau.mu"].shape[2] for folder in sorted((tmp_path / "sweep").glob("[0-9]"))
+    }
+    assert found == {"0": 3, "1": 5}
+
+
+def test_a_run_started_from_other_weights_replaces_the_classifier_and_keeps_the_rest(voc_run, tmp_path):
+    write_folder(tmp_path / "data")
+    before = weights(voc_run / "run")
+    run(
+        "train.py",
+        *TINY,
+        "dataset=folder",
+        "dataset.num_classes=5",
+        f"dataset.root={tmp_path / 'data'}",
+        f"init_from={voc_run / 'run' / 'checkpoints' / 'last.ckpt'}",
+        "optim.lr=1e-12",
+        "trainer.max_steps=1",
+        f"hydra.run.dir={tmp_path / 'run'}",
+        cwd=tmp_path,
+    )
+    after = weights(tmp_path / "run")
+    assert after["net.fc2.weight"].shape[0] == 5
+    torch.testing.assert_close(after["net.fc0.conv.weight"], before["net.fc0.conv.weight"])
+    assert checkpoint(tmp_path / "run")["global_step"] == 1, "a fresh schedule"
+
+
+def test_a_run_resumed_by_one_argument_ends_with_the_weights_of_an_uninterrupted_one(voc_run, tmp_path):
+    options = [
+        *TINY,
+        f"dataset.root={voc_run / 'data'}",
+        "dataset.train_split=train",
+        "dataset.num_workers=1",
+        "trainer.deterministic=true",
+        "trainer.val_every_n_steps=2",
+        "callbacks.last.every_n_steps=1",
+    ]
+    run("train.py", *options, "trainer.max_steps=5", f"hydra.run.dir={tmp_path / 'whole'}", cwd=tmp_path)
+    cut = [*options, "trainer.max_steps=5", f"hydra.run.dir={tmp_path / 'cut'}"]
+    environment = os.environ | {"EMANET_TEST_KILL_AT_STEP": "2"}
+    script = (
+        "import os, signal, sys\n"
+        f"sys.path.insert(0, {str(SRC)!r})\n"
+        f"sys.argv = [{str(SRC / 'train.py')!r}, *{cut!r}]\n"
+        "from emanet.callbacks import LastCheckpoint\n"
+        "end = LastCheckpoint.on_train_batch_end\n"
+        "def killing(self, trainer, *rest):\n"
+        "    end(self, trainer, *rest)\n"
+        "    if trainer.global_step == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "LastCheckpoint.on_train_batch_end = killing\n"
+        "import runpy; runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, timeout=200
+    )
+    assert killed.returncode == -9, killed.stderr[-3000:]
+    assert checkpoint(tmp_path / "cut")["global_step"] == 2
+    run("train.py", f"resume={tmp_path / 'cut'}", cwd=tmp_path)
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert checkpoint(tmp_path / "cut")["global_step"] == 5
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    assert (tmp_path / "cut" / "metrics.csv").is_file()
+
+
+def test_two_processes_train_together_and_write_one_run_folder(voc_run, tmp_path):
+    run(
+        "train.py",
+        *TINY,
+        "trainer=ddp",
+        "trainer.accelerator=cpu",
+        "trainer.devices=2",
+        "trainer.max_steps=2",
+        "dataset.train_split=train",
+        f"dataset.root={voc_run / 'data'}",
+        f"hydra.run.dir={tmp_path / 'run'}",
+        cwd=tmp_path,
+    )
+    assert checkpoint(tmp_path / "run")["global_step"] == 2
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model.K=0"], "K and T must be at least 1, got K=0"),
+        (["model.Q=1"], "model.Q"),
+        (["dataset.root=/nowhere"], "not found: /nowhere"),
+        (["resume=/nowhere"], "resume=/nowhere: no run there"),
+        (["dataset.batch_size=3", "trainer.accumulate_grad_batches=2"], "the nearest that fits is 4"),
+    ],
+)
+def test_a_mistake_ends_with_its_message_and_no_stack(voc_run, tmp_path, arguments, message):
+    common = [
+        *TINY,
+        f"dataset.root={voc_run / 'data'}",
+        "dataset.train_split=train",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    ]
+    done = run("train.py", *common, *arguments, cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    output = done.stdout + done.stderr
+    assert message in output
+    assert "Traceback" not in output

