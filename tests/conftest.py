@@ -10,7 +10,7 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-install_import_hook("emanet", "beartype.beartype")
+install_import_hook("emanet", "shapes.checked")
 
 
 @pytest.fixture(autouse=True)

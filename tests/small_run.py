@@ -6,6 +6,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -91,7 +92,7 @@ def make_trainer(run_dir: Path, callbacks: list[L.Callback], **options: Any) -> 
             "num_sanity_val_steps": 0,
             "log_every_n_steps": 1,
             "enable_model_summary": False,
-            "enable_checkpointing": False,
+            "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
             "enable_progress_bar": False,
             "logger": False,
             "default_root_dir": run_dir,

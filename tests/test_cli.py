@@ -81,8 +81,8 @@ def test_a_run_folder_holds_all_that_one_needs_to_judge_and_repeat_the_run(voc_r
         for key, value in weights(folder).items()
         if not key.endswith(("running_mean", "running_var", "num_batches_tracked", "emau.mu"))
     )
-    rows = list(csv.DictReader((folder / "metrics.csv").open()))
-    assert [int(row["step"]) for row in rows if row.get("val/miou")] == [1, 3] or len(rows) >= 2
+    rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+    assert [int(row["step"]) for row in rows if row["val/miou"]] == [1, 3]
     assert (folder / "predictions.png").stat().st_size > 1000
 
 
@@ -172,7 +172,6 @@ def test_a_run_resumed_by_one_argument_ends_with_the_weights_of_an_uninterrupted
     ]
     run("train.py", *options, "trainer.max_steps=5", f"hydra.run.dir={tmp_path / 'whole'}", cwd=tmp_path)
     cut = [*options, "trainer.max_steps=5", f"hydra.run.dir={tmp_path / 'cut'}"]
-    environment = os.environ | {"EMANET_TEST_KILL_AT_STEP": "2"}
     script = (
         "import os, signal, sys\n"
         f"sys.path.insert(0, {str(SRC)!r})\n"
@@ -185,9 +184,7 @@ def test_a_run_resumed_by_one_argument_ends_with_the_weights_of_an_uninterrupted
         "LastCheckpoint.on_train_batch_end = killing\n"
         "import runpy; runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
-    killed = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, timeout=200
-    )
+    killed = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, timeout=200)
     assert killed.returncode == -9, killed.stderr[-3000:]
     assert checkpoint(tmp_path / "cut")["global_step"] == 2
     run("train.py", f"resume={tmp_path / 'cut'}", cwd=tmp_path)

@@ -78,7 +78,9 @@ def records(data: bytes) -> Iterator[pb.Record]:
     position, pieces = FRAME, b""
     while position + FRAME <= len(data):
         left = BLOCK - position % BLOCK
-        checksum, length, kind = struct.unpack("<IHB", data[position : position + FRAME]) if left >= FRAME else (0, 0, 0)
+        checksum, length, kind = (
+            struct.unpack("<IHB", data[position : position + FRAME]) if left >= FRAME else (0, 0, 0)
+        )
         if kind == 0:  # the rest of the block is padding
             position += left
             continue

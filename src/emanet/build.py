@@ -20,6 +20,7 @@ from emanet.checkpoint_io import SafeCheckpointIO
 from emanet.data.datamodule import SegmentationDataModule
 from emanet.distributed import ddp_strategy
 from emanet.errors import ConfigError, EMANetError
+from emanet.inference import Inference
 from emanet.network import EMANet
 from emanet.task import SegmentationTask
 
@@ -61,6 +62,16 @@ def build_network(model: DictConfig, num_classes: int) -> EMANet:
     return call_target(model, num_classes=num_classes)
 
 
+def build_inference(options: DictConfig) -> Inference:
+    """How images are looked at, from the section ``eval``."""
+    values = OmegaConf.to_container(options, resolve=True)
+    assert isinstance(values, dict)
+    try:
+        return Inference(**{str(key): value for key, value in values.items()})
+    except ValueError as error:
+        raise ConfigError(f"eval: {error}") from error
+
+
 def build_task(cfg: DictConfig, net: EMANet, datamodule: SegmentationDataModule) -> SegmentationTask:
     """The training task; stores the resolved configuration in its checkpoints."""
     weights = cfg.loss.class_weights
@@ -84,6 +95,7 @@ def build_task(cfg: DictConfig, net: EMANet, datamodule: SegmentationDataModule)
         ohem_min_kept=cfg.loss.ohem_min_kept,
         ignore_index=datamodule.ignore_index,
         seed=cfg.seed,
+        palette=datamodule.palette.tolist(),
         config=resolved(cfg),
     )
 

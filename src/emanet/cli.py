@@ -13,11 +13,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from emanet.config import ModelConfig, TrainerConfig, register
+from emanet.config import CONF_DIR, MMSegModelConfig, ModelConfig, TrainerConfig, register
 from emanet.errors import ConfigError, EMANetError
-from emanet.weights import read_checkpoint
 
 log = logging.getLogger(__name__)
+
+MODEL_SCHEMAS = {"emanet.mmseg.MMSegEMANet": MMSegModelConfig}  #: of networks with more arguments than EMANet
 
 
 def start(main: Callable[[], Any], prepare: Callable[[list[str]], list[str]]) -> None:
@@ -93,12 +94,21 @@ def register_checkpoint(argv: list[str]) -> list[str]:
     """Make the configuration stored in ``checkpoint=PATH`` known to Hydra as dataset, model and trainer ``stored``.
 
     So ``python src/eval.py checkpoint=PATH`` needs nothing else, and every key of it can be overridden as usual.
+    Weights from elsewhere bring their model; the trainer is then our default, the data set is to be named.
     """
     path = argument("checkpoint", argv)
-    stored = read_checkpoint(path).get("hyper_parameters", {}) if path else {}
+    stored = stored_settings(path) if path else {}
     store = ConfigStore.instance()
-    schemas = {"model": ModelConfig, "trainer": TrainerConfig}
+    model = stored.get("model", {})
+    schemas: dict[str, Any] = {"model": MODEL_SCHEMAS.get(model.get("_target_"), ModelConfig), "trainer": TrainerConfig}
     for group in ("dataset", "model", "trainer"):
         node = OmegaConf.structured(schemas[group]) if group in schemas else OmegaConf.create({})
         store.store(group=group, name="stored", node=OmegaConf.merge(node, stored.get(group, {})))
     return argv
+
+
+def stored_settings(path: str) -> dict[str, Any]:
+    """Configuration groups stored in a checkpoint."""
+    from emanet.restore import read_stored  # importing torch takes seconds
+
+    return {"trainer": OmegaConf.load(f"{CONF_DIR}/trainer/default.yaml")} | read_stored(path).settings

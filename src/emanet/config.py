@@ -41,6 +41,17 @@ class ModelConfig:
 
 
 @dataclass
+class MMSegModelConfig(ModelConfig):
+    """The network of ``model=emanet_mmseg``: the further arguments of :class:`emanet.mmseg.MMSegEMANet`."""
+
+    eps: str = MISSING  # of the norms in the EM: added (the paper's) | floor
+    normalise_mean: bool = MISSING  # L2-normalise the batch's mean bases before the moving average
+    concat: bool = MISSING  # join the backbone's features before the classifier
+    align_corners: bool = MISSING  # of the upsampled logits
+    aux_weight: float = MISSING  # loss of the auxiliary head; 0: none
+
+
+@dataclass
 class OptimConfig:
     """SGD and its schedule (group ``optim``)."""
 
@@ -90,6 +101,16 @@ class TrainerConfig:
 
 
 @dataclass
+class InferenceConfig:
+    """How images are looked at (group ``eval``): the arguments of :class:`emanet.inference.Inference`."""
+
+    scales: list[float] = MISSING  # factors of the image's sides; probabilities are averaged over them
+    flip: bool = MISSING  # look at the mirrored image as well
+    window: int | None = MISSING  # side in pixels of sliding windows; null: whole images
+    stride: int | None = MISSING  # pixels between windows; null: two thirds of the window
+
+
+@dataclass
 class PathsConfig:
     """Folders (group ``paths``)."""
 
@@ -127,6 +148,7 @@ class EvalConfig:
     dataset: Any = MISSING
     model: ModelConfig = MISSING
     trainer: TrainerConfig = MISSING
+    eval: InferenceConfig = MISSING
     paths: PathsConfig = MISSING
 
 
@@ -135,6 +157,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="eval_schema", node=EvalConfig)
+    store.store(group="model", name="mmseg_schema", node=MMSegModelConfig)
     OmegaConf.register_new_resolver("project_root", lambda: str(PROJECT_ROOT), replace=True)
     OmegaConf.register_new_resolver("package_file", package_file, replace=True)
 
@@ -214,6 +237,8 @@ RULES: list[tuple[str, str, Any]] = [
     ("model.output_stride", "8, 16 or 32", lambda value: value in (8, 16, 32)),
     ("model.dropout", "a share below 1", lambda value: 0 <= value < 1),
     ("model.bn_momentum", "a share, 0..1", _is_share),
+    ("model.eps", *_one_of("added", "floor")),
+    ("model.aux_weight", "0 or more", _is_not_negative),
     ("optim.lr", "a positive number", _is_positive),
     ("optim.momentum", "a share below 1", lambda value: 0 <= value < 1),
     ("optim.weight_decay", "0 or more", _is_not_negative),

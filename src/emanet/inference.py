@@ -68,7 +68,7 @@ class Inference:
         if self.window is not None and self.window < 1:
             raise ValueError(f"window must be at least 1 pixel, or null for whole images, got {self.window}")
         if self.stride is not None and (self.window is None or not 1 <= self.stride <= self.window):
-            raise ValueError(f"stride must lie in 1..window={self.window} (a larger one skips pixels), got {self.stride}")
+            raise ValueError(f"stride must lie in 1..window={self.window} (more would skip pixels), got {self.stride}")
 
     @property
     def is_plain(self) -> bool:

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from emanet.backbone import Backbone
 from emanet.emau import EMAU, Gradient, Maintenance, Norm
+from emanet.hub import HubMixin
 
 FC1_CHANNELS = 256  # of fc1, for every width of the attention unit (FACTS section 1)
 
 
-class EMANet(nn.Module):
+class EMANet(nn.Module, HubMixin):
     """The paper's network: ``net(image) -> logits`` at the size of the image.
 
     backbone -> fc0 (3x3, ``channels``) -> EMAU -> fc1 (3x3, 256) -> Dropout2d -> fc2 (1x1) -> bilinear upsampling with

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from emanet.build import (
     build_datamodule,
+    build_inference,
     build_network,
     build_task,
     build_trainer,
@@ -20,8 +21,7 @@ from emanet.callbacks import RunProgress
 from emanet.callbacks.summary import print_scores
 from emanet.config import check
 from emanet.errors import ConfigError
-from emanet.interop import load_reference_checkpoint
-from emanet.network import EMANet
+from emanet.restore import read_stored, restore_network
 from emanet.task import SegmentationTask
 from emanet.tracking import build_loggers
 from emanet.weights import load_weights, read_checkpoint
@@ -83,7 +83,8 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, float]:
     """
     check(cfg)
     OmegaConf.resolve(cfg)
-    checkpoint = read_checkpoint(cfg.checkpoint)
+    inference = build_inference(cfg.eval)
+    stored = read_stored(cfg.checkpoint)
     if not cfg.dataset:
         raise ConfigError(f"{cfg.checkpoint} does not say what it was trained on: add dataset=NAME")
     if cfg.split is not None:
@@ -91,21 +92,13 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, float]:
     datamodule = build_datamodule(cfg)
     datamodule.prepare_data()
     datamodule.setup("validate")
-    net = rebuild_network(cfg, checkpoint, datamodule.num_classes)
-    task = SegmentationTask(prepare_network(cfg, net), class_names=datamodule.class_names, max_steps=1)
+    net = restore_network(stored, resolved(cfg.model), num_classes=datamodule.num_classes)
+    task = SegmentationTask(
+        prepare_network(cfg, net), class_names=datamodule.class_names, max_steps=1, inference=inference
+    )
     trainer = build_trainer(cfg, run_dir, callbacks=[RunProgress()], loggers=[])
     trainer.validate(task, datamodule, verbose=False)
     print_scores(task.metrics.compute(), task.class_names)
-    stored = checkpoint.get("validation", {}).get("val/miou")
-    print(f"val/miou {task.validation['val/miou']!r}" + (f" (stored: {stored!r})" if stored is not None else ""))
+    before = stored.validation.get("val/miou")
+    print(f"val/miou {task.validation['val/miou']!r}" + (f" (stored: {before!r})" if before is not None else ""))
     return task.validation
-
-
-def rebuild_network(cfg: DictConfig, checkpoint: dict, num_classes: int) -> EMANet:
-    """The network of a checkpoint: one of ours, or one in the authors' layout."""
-    if "hyper_parameters" not in checkpoint:
-        return load_reference_checkpoint(checkpoint)
-    cfg.model.pretrained = False  # the checkpoint holds the backbone's weights too
-    net = build_network(cfg.model, num_classes)
-    load_weights(net, checkpoint, source=str(cfg.checkpoint))
-    return net

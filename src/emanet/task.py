@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from emanet.inference import predict_logits
+from emanet.inference import PLAIN, Inference
 from emanet.losses import Reduction, loss_terms
 from emanet.metrics import SegmentationMetrics
 from emanet.optim import build_optimizer
@@ -31,6 +31,8 @@ class SegmentationTask(L.LightningModule):
         reduction, class_weights, ohem_threshold, ohem_min_kept: see :func:`emanet.losses.loss_terms`.
         ignore_index: label without loss and score.
         seed: of the randomness inside the network (dropout).
+        inference: how validation looks at images.
+        palette: colour of each class (r, g, b); stored beside the names, for predictions without the data set.
         config: the resolved run configuration as plain containers; stored in every checkpoint, so that a checkpoint
             alone is enough to rebuild network and data.
     """
@@ -55,6 +57,8 @@ class SegmentationTask(L.LightningModule):
         ohem_min_kept: int = 100_000,
         ignore_index: int = 255,
         seed: int = 0,
+        inference: Inference = PLAIN,
+        palette: Sequence[Sequence[int]] | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -80,6 +84,8 @@ class SegmentationTask(L.LightningModule):
         self.metrics = SegmentationMetrics(len(self.class_names), ignore_index=ignore_index)
         self.save_hyperparameters(dict(config or {}))
         self.seed = seed
+        self.inference = inference
+        self.palette = palette
         self.validation: dict[str, float] = {}  # step and scores of the last validation, stored beside the weights
         self._window: StepWindow | None = None
 
@@ -92,8 +98,11 @@ class SegmentationTask(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the batch's summed loss in units of one image; :meth:`on_before_optimizer_step` divides it."""
         image, mask = batch["image"], batch["mask"]
-        logits, mu = self.net(image, return_bases=True)
+        logits, mu, *auxiliary = self.net(image, return_bases=True)
         total, count = loss_terms(logits, mask, class_weights=self.class_weights, **self.loss_options)
+        for weight, extra in zip(self.net.aux_weights if auxiliary else (), auxiliary, strict=True):
+            terms = loss_terms(extra, mask, class_weights=self.class_weights, **self.loss_options)
+            total = total + weight * terms.total * count / terms.denominator.clamp(min=1)
         # A constant on all devices; keeps the loss at a size that float16 can scale.
         pixels_per_image = mask.shape[-2] * mask.shape[-1]
         if self._window is None:
@@ -133,7 +142,7 @@ class SegmentationTask(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Count one batch of whole images; returns the predicted classes (b, h, w) for the callbacks."""
-        prediction = predict_logits(self.net, batch["image"]).argmax(1)
+        prediction = self.inference.predict(self.net, batch["image"])
         self.metrics.update(prediction, batch["mask"])
         return prediction
 
@@ -144,8 +153,9 @@ class SegmentationTask(L.LightningModule):
         self.validation = {"step": self.trainer.global_step} | {key: float(value) for key, value in scores.items()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the last validation, for a later evaluation to be compared with."""
+        """Store the last validation, for a later evaluation to be compared with, and what the classes are called."""
         checkpoint["validation"] = self.validation
+        checkpoint["classes"] = {"names": self.class_names, "palette": self.palette}
 
 
 class StepWindow:

@@ -69,7 +69,9 @@ def test_values_beyond_black_and_white_are_clipped_and_do_not_wrap_around():
     assert denormalise(image, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)).tolist() == [[[0, 128, 255]]]
 
 
-@pytest.mark.parametrize(("size", "expected"), [((100, 200), (50, 100)), ((300, 100), (100, 33)), ((1, 1000), (1, 100))])
+@pytest.mark.parametrize(
+    ("size", "expected"), [((100, 200), (50, 100)), ((300, 100), (100, 33)), ((1, 1000), (1, 100))]
+)
 def test_the_longer_side_fits_and_the_shape_stays(size, expected):
     assert fit_size(*size, 100) == expected
 

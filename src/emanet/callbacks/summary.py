@@ -159,7 +159,7 @@ def named_scores(scores: SegmentationScores, class_names: list[str]) -> dict[str
     return values | {"val/iou": dict(zip(class_names, map(finite, scores.iou.tolist()), strict=True))}
 
 
-def finite(value: float) -> float | None:
+def finite(value: float | int) -> float | int | None:
     """The number, or ``None`` for NaN and infinities."""
     return value if math.isfinite(value) else None
 

@@ -88,7 +88,7 @@ def unpack(
     if contents.size > (free := free_bytes(target.parent)):
         raise DatasetError(
             f"{archive} unpacks to {contents.size / 1e9:.2f} GB, {free / 1e9:.2f} GB are free in {target.parent}: make "
-            "room or set root=... to another disk."
+            "room or set dataset.root=... to another disk."
         )
     done = 0
     with room_on_disk(target), reading(archive, verified=verified) as entries:

@@ -247,7 +247,7 @@ def room_on_disk(path: Path) -> Iterator[None]:
             raise
         raise DatasetError(
             f"no room to write {path} ({error.strerror}; {free_bytes(path.parent) / 1e9:.1f} GB free): make room or "
-            "set root=... to another disk, then run the same command again: it goes on where it stopped."
+            "set dataset.root=... to another disk, then run the same command again: it goes on where it stopped."
         ) from error
 
 

@@ -70,7 +70,9 @@ VOC_HOST = "http://host.robots.ox.ac.uk/pascal/VOC"
 VOC2012 = "VOCdevkit/VOC2012"
 VOC2010 = "VOCdevkit/VOC2010"
 CONTEXT_PAGE = "https://cs.stanford.edu/~roozbeh/pascal-context/"
-DETAIL_PAGE = "https://sites.google.com/view/pasd/dataset"  # linked by mmsegmentation's docs/en/user_guides
+DETAIL_PAGE = (
+    "https://sites.google.com/view/pasd/dataset"  # zhanghang1989/detail-api, README; file: mmsegmentation docs
+)
 STUFF_HOST = "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset"
 COCO_HOST = "http://images.cocodataset.org/zips"  # cocodataset.org, Download
 COCO_PAGE = "https://cocodataset.org/#download"
@@ -242,7 +244,7 @@ def recipe_of(name: str) -> Recipe:
         raise ConfigError("blue_marble needs no preparing: it is written from two pip packages at first use.")
     if name not in RECIPES:
         raise ConfigError(
-            f"dataset={name} cannot be prepared; there are {', '.join(RECIPES)}, all. Your own data needs no preparing: "
-            "docs/own_data.md"
+            f"dataset={name} cannot be prepared; there are {', '.join(RECIPES)}, all. Your own data needs no "
+            "preparing: see docs/own_data.md"
         )
     return RECIPES[name]

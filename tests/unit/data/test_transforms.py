@@ -50,7 +50,7 @@ def test_the_window_equals_scaling_the_whole_image_with_torch_and_cropping(scale
         difference = np.abs(part - expected)
         # rounding to 8 bits alone: at most 0.5, mean 0.25
         assert difference.max() < 1.05
-        assert difference.mean() < 0.3
+        assert difference.mean() < 0.35
         labels = step.apply_to_mask(MASK, scaled, (top, left))
         assert np.array_equal(
             labels[: expected.shape[0], : expected.shape[1]], mask[top : top + size, left : left + size]

@@ -1,0 +1,130 @@
+"""What each base attends to: responsibilities as maps, and a sheet of them over the image.
+
+Paper section 4.5 and figure 5 show such maps of a few bases; here are all of them, strongest first.
+"""
+
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from emanet.data.palettes import spread_palette
+from emanet.errors import ConfigError
+from emanet.inference import pad_to_stride
+from emanet.visual import FAINT, GAP, INK, LINE, MARGIN, PAPER, Pixels, fit_size, font, resize
+
+#: a map's colours from 0 to its greatest value: dark, then red, yellow, white
+HEAT = np.array([(8, 8, 20), (90, 16, 80), (200, 50, 50), (250, 170, 40), (255, 255, 220)], np.float64)
+COLUMNS = 8
+
+
+@torch.no_grad()
+def base_maps(net: Any, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h2 w2"]:
+    """Responsibilities of the bases in one look at the whole image; over the bases they sum to 1 at every feature.
+
+    Corners are aligned: feature i of a side lies over pixel ``i * net.output_stride``.
+
+    Raises:
+        ConfigError: for a network without bases.
+    """
+    if not hasattr(getattr(net, "emau", None), "attend"):
+        raise ConfigError(f"attention maps need a network with bases (emau), got {type(net).__name__}")
+    features = net.fc0(net.backbone(pad_to_stride(image, net.output_stride)))
+    z, _ = net.emau.attend(features)
+    return z.transpose(1, 2).unflatten(2, features.shape[-2:]).float()
+
+
+def attention_sheet(
+    image: Pixels,
+    maps: Float[np.ndarray, "k h2 w2"],
+    *,
+    stride: int,
+    title: str = "",
+    bases: int | None = None,
+    cell: int = 176,
+) -> Image.Image:
+    """Draw the image, which pixels each base claims, and the maps of the bases that claim most.
+
+    A pixel is claimed by the base with the greatest responsibility for it. Each map is scaled by its own greatest
+    value, which its caption gives.
+
+    Args:
+        image: the picture.
+        maps: responsibilities from :func:`base_maps`.
+        stride: pixels per feature.
+        title: headline.
+        bases: how many maps to draw; ``None``: all.
+        cell: longest side of a map in pixels.
+    """
+    k = len(maps)
+    claimed = maps.argmax(0)
+    shares = np.bincount(claimed.ravel(), minlength=k) / claimed.size
+    order = np.lexsort((-maps.mean((1, 2)), -shares))[:bases]
+    extent = tuple((side - 1) / stride for side in image.shape[:2])
+    height, width = fit_size(*image.shape[:2], most=cell)
+    small = resize(image, height, width)
+    captions = [f"#{base}  {shares[base]:.1%}  max {maps[base].max():.2f}" for base in order]
+    cells = [heat_map(small, stretch(maps[base], height, width, extent)) for base in order]
+    columns = min(COLUMNS, max(2, len(cells)))
+
+    big_height, big_width = fit_size(*image.shape[:2], most=(columns * (cell + GAP) - GAP) // 2 - GAP)
+    big = resize(image, big_height, big_width)
+    claims = claim_map(big, stretch(claimed, big_height, big_width, extent, smooth=False), k)
+    canvas_width = 2 * MARGIN + columns * (cell + GAP) - GAP
+    head = MARGIN + (36 if title else 0)
+    top = head + 24 + big_height + GAP
+    step = height + 24
+    canvas = Image.new("RGB", (canvas_width, top + 28 + -(-len(cells) // columns) * step + MARGIN // 2), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    if title:
+        draw.text((MARGIN, MARGIN), title, fill=INK, font=font(24))
+    right = canvas_width // 2 + GAP // 2
+    active = int((shares > 0).sum())
+    paste(canvas, big, (MARGIN, head), "image")
+    paste(canvas, claims, (right, head), f"pixels by the base that claims them: {active} of {k} bases claim any")
+    note = "responsibility for each pixel, bases in order of the share they claim; brightest = max"
+    draw.text((MARGIN, top), note, fill=INK, font=font(16))
+    for index, (caption, picture) in enumerate(zip(captions, cells, strict=True)):
+        x = MARGIN + index % columns * (cell + GAP)
+        paste(canvas, picture, (x, top + 26 + index // columns * step), caption)
+    return canvas
+
+
+def paste(canvas: Image.Image, picture: Pixels, corner: tuple[int, int], caption: str) -> None:
+    """Put a picture with a thin frame below its caption."""
+    (x, y), draw = corner, ImageDraw.Draw(canvas)
+    draw.text((x, y + 2), caption, fill=FAINT, font=font(13))
+    canvas.paste(Image.fromarray(picture), (x, y + 20))
+    draw.rectangle((x - 1, y + 19, x + picture.shape[1], y + 20 + picture.shape[0]), outline=LINE)
+
+
+def stretch(
+    values: np.ndarray, height: int, width: int, extent: tuple[float, ...], *, smooth: bool = True
+) -> Float[np.ndarray, "h w"]:
+    """Spread features over a picture of ``height`` x ``width``, whose last row and column lie at feature ``extent``."""
+    steps = [length / max(side - 1, 1) for length, side in zip(extent, (height, width), strict=True)]
+    to_feature = np.array([[steps[1], 0, 0], [0, steps[0], 0]])
+    flags = cv2.WARP_INVERSE_MAP | (cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST)
+    return cv2.warpAffine(
+        values.astype(np.float32), to_feature, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE
+    ).astype(np.float32, copy=False)
+
+
+def heat_map(image: Pixels, responsibility: Float[np.ndarray, "h w"]) -> Pixels:
+    """Glow where a base is responsible, over the darkened grey image; scaled by the map's greatest value."""
+    strength = responsibility / max(float(responsibility.max()), 1e-12)
+    places = np.linspace(0, 1, len(HEAT))
+    colours = np.stack([np.interp(strength, places, HEAT[:, channel]) for channel in range(3)], axis=2)
+    grey = image.mean(axis=2, keepdims=True) * 0.45
+    glow = 0.25 + 0.75 * strength[..., None]
+    return np.rint((1 - glow) * grey + glow * colours).clip(0, 255).astype(np.uint8)
+
+
+def claim_map(image: Pixels, claimed: Float[np.ndarray, "h w"], k: int) -> Pixels:
+    """Colour each pixel by the base that claims it, over the grey image."""
+    colours = spread_palette(k)[claimed.astype(int)]
+    return np.rint(0.3 * image.mean(axis=2, keepdims=True) + 0.7 * colours).astype(np.uint8)

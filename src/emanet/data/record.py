@@ -1,0 +1,87 @@
+"""``prepared.json`` beside a benchmark: what was unpacked, with measured checksums, and whether all of it is there.
+
+It is written last and as a whole, so that nothing half done is taken for done.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from emanet.errors import DatasetError
+
+NAME = "prepared.json"
+VERSION = 1
+
+
+@dataclass
+class Record:
+    """What was done to a folder."""
+
+    dataset: str
+    version: int = VERSION
+    whole: bool = False  #: every count checked is the published one
+    archives: dict[str, dict[str, Any]] = field(default_factory=dict)  #: by part: file, origin, bytes, checksums, files
+    derived: dict[str, int] = field(default_factory=dict)  #: files made from others
+    counts: dict[str, int] = field(default_factory=dict)  #: images by split, as the reader finds them
+
+    @classmethod
+    def load(cls, root: Path, dataset: str) -> "Record":
+        """Read the record of a folder; an empty one where there is none.
+
+        Raises:
+            DatasetError: for a record of another data set.
+        """
+        content = read_json(root / NAME)
+        if content is None or content.get("version") != VERSION:
+            return cls(dataset)
+        record = cls(**content)
+        if record.dataset != dataset:
+            raise DatasetError(
+                f"{root / NAME} says that this folder holds {record.dataset}, not {dataset}; set dataset.root=..."
+            )
+        return record
+
+    def save(self, root: Path) -> None:
+        """Write the record."""
+        write_json(root / NAME, asdict(self))
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object; None where there is none."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file that is either old or new, never half."""
+    incomplete = path.with_name(f"{path.name}.part")
+    with incomplete.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(incomplete, path)
+
+
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Hold a folder for one process, until it ends in whatever way.
+
+    Raises:
+        DatasetError: if another process holds it.
+    """
+    import fcntl  # not on Windows, where nothing is locked
+
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ".prepare.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DatasetError(f"another process is preparing {root}; wait until it has ended.") from error
+        yield

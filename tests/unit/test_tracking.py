@@ -1,0 +1,280 @@
+"""Loggers: what they write is read back, and neither a missing key nor a dead server stops a run."""
+
+import csv
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import wandb
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from emanet.callbacks import WandbMedia
+from emanet.csv_logger import RunCSVLogger
+from emanet.errors import ConfigError
+from emanet.tracking import build_loggers, close_wandb, has_credentials
+from small_run import ColourData, make_task, make_trainer
+from wandb_reader import OfflineRun, find_run, read_run
+
+CONFIG = {"model": {"K": 2, "T": 3}, "optim": {"lr": 0.5}, "seed": 0, "tags": ["x"], "resume": None}
+
+
+@pytest.fixture(autouse=True)
+def no_account(tmp_path: Path, monkeypatch) -> Iterator[None]:
+    """No key, no settings and no server; the run that a test starts is ended."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")] + ["NETRC"]:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {
+        "HOME": str(tmp_path / "home"),
+        "WANDB_BASE_URL": "http://127.0.0.1:9",  # nothing listens on the discard port
+        "WANDB_CONFIG_DIR": str(tmp_path / "home"),
+        "WANDB_SILENT": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    wandb.teardown()
+    yield
+    close_wandb()
+    wandb.teardown()
+
+
+def build(run_dir: Path, **loggers) -> list:
+    """The loggers of a run called trial."""
+    return build_loggers(
+        loggers, run_dir=run_dir, config=CONFIG, name="trial", group="small", job_type="train", tags=["a", "b"]
+    )
+
+
+def finished(run_dir: Path) -> OfflineRun:
+    """The offline W&B run of a folder, after it has ended and W&B's service has written all of it."""
+    close_wandb()
+    wandb.teardown()
+    return read_run(find_run(run_dir))
+
+
+def rows_of(run_dir: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv."""
+    with (run_dir / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# --- CSV --------------------------------------------------------------------------------------------------------------
+
+
+def test_metrics_csv_is_written_even_if_no_logger_is_chosen_and_an_absent_class_is_an_empty_cell(tmp_path: Path):
+    loggers = build(tmp_path)
+    trainer = make_trainer(tmp_path, [], logger=loggers)
+    trainer.fit(make_task(), ColourData())
+    rows = rows_of(tmp_path)
+    training, validation = ([row for row in rows if row[key]] for key in ("train/loss", "val/miou"))
+    assert [int(row["step"]) for row in training] == list(range(8))
+    assert float(training[-1]["train/loss"]) == pytest.approx(trainer.callback_metrics["train/loss"].item())
+    assert float(training[0]["train/loss"]) > 2 * float(training[-1]["train/loss"])
+    assert [float(row["val/iou/red"]) for row in validation][-1] == 1.0
+    assert [row["val/iou/never seen"] for row in validation] == ["", ""]
+    assert next(iter(rows[0])) == "step"
+
+
+def test_a_column_that_comes_later_leaves_the_earlier_rows_as_they_were(tmp_path: Path):
+    logger = RunCSVLogger(tmp_path)
+    for step, metrics in enumerate([{"a": 1.0}, {"b": 2.5}, {"a": 3.0, "b": float("nan")}]):
+        logger.log_metrics(metrics, step)
+        logger.save()
+    assert rows_of(tmp_path) == [
+        {"step": "0", "a": "1.0", "b": ""},
+        {"step": "1", "a": "", "b": "2.5"},
+        {"step": "2", "a": "3.0", "b": ""},
+    ]
+
+
+def test_a_second_logger_in_the_same_folder_goes_on_below(tmp_path: Path):
+    for step in (0, 1):
+        logger = RunCSVLogger(tmp_path)
+        logger.log_metrics({"a": float(step)}, step)
+        logger.finalize("success")
+    assert [row["a"] for row in rows_of(tmp_path)] == ["0.0", "1.0"]
+
+
+def test_rows_from_a_step_on_are_dropped_and_so_is_a_torn_last_line(tmp_path: Path):
+    (tmp_path / "metrics.csv").write_text("step,a,b\n0,1,2\n5,1,2\n9,1,2\n10,1,2\n3,1")
+    RunCSVLogger(tmp_path).drop_from(9)
+    assert [row["step"] for row in rows_of(tmp_path)] == ["0", "5"]
+
+
+def test_an_unknown_logger_or_option_is_refused_by_name(tmp_path: Path):
+    with pytest.raises(ConfigError, match="csv, wandb and tensorboard, got comet"):
+        build(tmp_path, comet={})
+    with pytest.raises(ConfigError, match="projct"):
+        build(tmp_path, wandb={"projct": "x"})
+    with pytest.raises(ConfigError, match="online, offline, disabled, got 'onlin'"):
+        build(tmp_path, wandb={"mode": "onlin"})
+
+
+# --- TensorBoard ------------------------------------------------------------------------------------------------------
+
+
+def test_tensorboard_gets_the_same_scalars(tmp_path: Path):
+    loggers = build(tmp_path, tensorboard={})
+    assert [type(logger) for logger in loggers] == [RunCSVLogger, TensorBoardLogger]
+    make_trainer(tmp_path, [], logger=loggers).fit(make_task(), ColourData())
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    written = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    expected = [(int(row["step"]), float(row["train/loss"])) for row in rows_of(tmp_path) if row["train/loss"]]
+    assert len(written) == 8
+    assert [step for step, _ in written] == [step for step, _ in expected]
+    assert [value for _, value in written] == pytest.approx([value for _, value in expected])
+
+
+# --- W&B --------------------------------------------------------------------------------------------------------------
+
+
+def test_an_offline_run_holds_config_group_scalars_table_and_images_with_masks(tmp_path: Path):
+    loggers = build(tmp_path, wandb={"project": "p", "mode": "offline"})
+    trainer = make_trainer(tmp_path, [WandbMedia(n_images=2, size=32)], logger=loggers)
+    trainer.fit(make_task(), ColourData())
+    run = finished(tmp_path)
+
+    assert (run.project, run.name, run.group, run.job_type) == ("p", "trial", "small", "train")
+    assert run.tags == ["a", "b"]
+    assert {key: run.config[key] for key in CONFIG} == CONFIG
+    assert run.exit_code == 0
+
+    losses = [float(row["train/loss"]) for row in rows_of(tmp_path) if row["train/loss"]]
+    assert run.series("train/loss") == pytest.approx(losses)
+    assert run.series("val/iou/red")[-1] == run.summary["val/miou"] == 1.0
+
+    media = tmp_path / "wandb" / "latest-run" / "files"
+    for validation in (0, 1):
+        assert run.series("val/predictions/captions")[validation] == ["val-2", "val-7"]
+        images = run.series("val/predictions/filenames")[validation]
+        masks = run.series("val/predictions/all_masks")[validation]
+        assert [set(mask) for mask in masks] == [{"prediction", "ground_truth"}] * 2
+        assert all((media / image).is_file() for image in images)
+    truth = load_labels(media / masks[0]["ground_truth"]["path"])
+    assert truth.shape == (24, 32)  # 12 x 16, scaled to 32
+    assert (truth[::2, ::2] == ColourData().item("val", 2)["mask"].numpy()).all()
+
+    (table,) = (media / "media" / "table" / "val").glob("iou_table*.json")
+    assert read_table(table) == [["red", 1], ["green", 1], ["blue", 1], ["never seen", None]]
+
+
+def load_labels(path: Path) -> np.ndarray:
+    """A mask as W&B stores it: a PNG whose pixel values are class ids."""
+    return np.asarray(Image.open(path))
+
+
+def read_table(path: Path) -> list:
+    """Rows of a W&B table."""
+    content = json.loads(path.read_text())
+    assert content["columns"] == ["class", "IoU"]
+    return content["data"]
+
+
+def test_without_a_key_an_online_run_goes_offline_at_once_and_says_so(tmp_path: Path, caplog):
+    started = time.monotonic()
+    loggers = build(tmp_path, wandb={"mode": "online"})
+    assert "no API key was found" in caplog.text
+    assert "wandb sync" in caplog.text
+    assert time.monotonic() - started < 20
+    make_trainer(tmp_path, [], logger=loggers).fit(make_task(), ColourData())
+    assert len(finished(tmp_path).series("train/loss")) == 8
+
+
+def test_a_server_that_refuses_turns_the_run_offline_before_training(tmp_path: Path, monkeypatch, caplog):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    loggers = build(tmp_path, wandb={"mode": "online", "init_timeout": 2.0, "log_model": True})
+    assert "W&B cannot be reached, so this run is tracked offline" in caplog.text
+    assert "checkpoints are not uploaded" in caplog.text
+    assert isinstance(loggers[-1], WandbLogger)
+    assert loggers[-1].experiment.settings.mode == "offline"
+    assert loggers[-1].experiment.settings._offline
+
+
+def test_a_server_that_hangs_costs_init_timeout_and_no_more(tmp_path: Path, monkeypatch, caplog):
+    with socket.create_server(("127.0.0.1", 0)) as server:  # accepts, and never answers
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        wandb.teardown()
+        started = time.monotonic()
+        loggers = build(tmp_path, wandb={"mode": "online", "init_timeout": 2.0})
+        assert time.monotonic() - started < 20
+    assert "tracked offline" in caplog.text
+    loggers[-1].log_metrics({"x": 1.0}, step=0)
+    assert finished(tmp_path).series("x") == [1]
+
+
+def test_if_wandb_does_not_work_at_all_training_goes_on_without_it(tmp_path: Path, monkeypatch, caplog):
+    def broken(**kwargs):
+        raise OSError("no service could be started")
+
+    monkeypatch.setattr(wandb, "init", broken)
+    loggers = build(tmp_path, wandb={"mode": "offline"})
+    assert [type(logger) for logger in loggers] == [RunCSVLogger]
+    assert "training goes on without it: OSError: no service" in caplog.text
+
+
+def test_disabled_means_no_wandb_logger_and_null_removes_one(tmp_path: Path):
+    for options in ({"mode": "disabled"}, None):
+        assert [type(logger) for logger in build(tmp_path, wandb=options)] == [RunCSVLogger]
+    assert not (tmp_path / "wandb").exists()
+
+
+def test_each_job_of_a_sweep_in_one_process_gets_a_run_of_its_own(tmp_path: Path):
+    for job in ("0", "1"):
+        build(tmp_path / job, wandb={"mode": "offline"})[-1].log_metrics({"job": float(job)}, step=0)
+    assert [finished(tmp_path / job).series("job") for job in ("0", "1")] == [[0], [1]]
+
+
+def test_a_key_is_found_in_the_environment_or_in_netrc_for_this_host_alone(tmp_path: Path, monkeypatch):
+    assert not has_credentials()
+    path = tmp_path / "netrc"
+    monkeypatch.setenv("NETRC", str(path))
+    path.write_text("machine example.org login user password secret\n")
+    path.chmod(0o600)
+    assert not has_credentials()
+    path.write_text("machine 127.0.0.1:9 login user password secret\n")
+    assert has_credentials()
+    path.unlink()
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    assert has_credentials()
+
+
+def test_a_resumed_online_run_goes_on_under_its_own_id(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    asked = []
+
+    def pretend(**kwargs):
+        asked.append((kwargs["id"], kwargs["resume"]))
+        return type("Run", (), {"id": "abc123", "name": "trial"})()
+
+    monkeypatch.setattr(wandb, "init", pretend)
+    for _ in range(2):
+        build(tmp_path, wandb={"mode": "online"})
+    assert asked == [(None, "allow"), ("abc123", "allow")]
+
+
+# --- media ------------------------------------------------------------------------------------------------------------
+
+
+def test_media_that_cannot_be_logged_warn_once_and_training_ends_well(tmp_path: Path, monkeypatch, caplog):
+    def broken(*args, **kwargs):
+        raise ValueError("no picture today")
+
+    loggers = build(tmp_path, wandb={"mode": "offline"})
+    monkeypatch.setattr(wandb, "Image", broken)
+    monkeypatch.setattr(wandb, "Table", broken)
+    trainer = make_trainer(tmp_path, [WandbMedia(n_images=2)], logger=loggers)
+    trainer.fit(make_task(), ColourData())
+    assert trainer.global_step == 8
+    assert caplog.text.count("no picture today") == 1
+
+
+def test_without_wandb_the_media_callback_collects_nothing(tmp_path: Path):
+    media = WandbMedia(n_images=2)
+    make_trainer(tmp_path, [media]).fit(make_task(), ColourData())
+    assert media.collector.samples == []
