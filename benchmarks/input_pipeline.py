@@ -119,8 +119,8 @@ def main() -> None:
                 if epoch:  # the first pass warms the file cache
                     rates[name].append(value)
     result = {
-        "what": "images per CPU second, one thread, synthetic 500x375 JPEG and palette PNG to normalised 513x513 crops; "
-        "median of rounds",
+        "what": "images per CPU second, one thread, synthetic 500x375 JPEG and palette PNG to normalised 513x513 "
+        "crops; median of rounds",
         "images_per_cpu_second": {name: round(statistics.median(values), 1) for name, values in rates.items()},
         "range": {name: [round(min(values), 1), round(max(values), 1)] for name, values in rates.items()},
         "rounds": options.rounds,

@@ -61,7 +61,9 @@ class NumpyUnit(NamedTuple):
     bn_var: Array  # (c,) biased
 
 
-def numpy_unit(weights: dict[str, Array], x: Array, *, T: int = 3, norm: str = "l2", training: bool = False) -> NumpyUnit:
+def numpy_unit(
+    weights: dict[str, Array], x: Array, *, T: int = 3, norm: str = "l2", training: bool = False
+) -> NumpyUnit:
     """The whole unit; ``weights`` by the keys of its state dict."""
     b, c, h, w = x.shape
     w1, b1 = weights["conv1.weight"][:, :, 0, 0], weights["conv1.bias"]
@@ -92,7 +94,9 @@ BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 WIDTHS = (64, 128, 256, 512)
 
 
-def reference_state(depth: int = 50, *, classes: int = 21, channels: int = 512, K: int = 64, seed: int = 0) -> dict[str, Tensor]:
+def reference_state(
+    depth: int = 50, *, classes: int = 21, channels: int = 512, K: int = 64, seed: int = 0
+) -> dict[str, Tensor]:
     """Random weights in the authors' layout, float32, with drawn batch-norm statistics."""
     generator = torch.Generator().manual_seed(seed)
     state: dict[str, Tensor] = {}
@@ -154,10 +158,13 @@ class ReferenceNet:
         self.T = T
         self.training = training
         self.statistics: dict[str, tuple[Tensor, Tensor]] = {}
-        if output_stride == 8:
-            self.strides, self.dilations = (1, 2, 1, 1), (lambda b: 1, lambda b: 1, lambda b: 1 if b == 0 else 2, (2, 8, 16).__getitem__)
-        else:
-            self.strides, self.dilations = (1, 2, 2, 1), (lambda b: 1, lambda b: 1, lambda b: 1, (1, 4, 8).__getitem__)
+        self.strides = {8: (1, 2, 1, 1), 16: (1, 2, 2, 1)}[output_stride]
+        # By stage and block: the first block of layer3 at stride 8 is not dilated, the last stage has the multi-grid.
+        deep = range(1, BLOCKS[152][2])
+        self.dilations = {
+            8: ({}, {}, dict.fromkeys(deep, 2), {0: 2, 1: 8, 2: 16}),
+            16: ({}, {}, {}, {0: 1, 1: 4, 2: 8}),
+        }[output_stride]
 
     def conv(self, key: str, x: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
         weight = self.state[f"{key}.weight"]
@@ -183,7 +190,7 @@ class ReferenceNet:
             block = 0
             while f"extractor.{stage + 4}.{block}.conv1.weight" in self.state:
                 stride = self.strides[stage] if block == 0 else 1
-                x = self.bottleneck(f"extractor.{stage + 4}.{block}", x, stride, self.dilations[stage](block))
+                x = self.bottleneck(f"extractor.{stage + 4}.{block}", x, stride, self.dilations[stage].get(block, 1))
                 block += 1
         return x
 
@@ -217,6 +224,7 @@ class ReferenceNet:
 
 def reference_loss(logits: Tensor, mask: Tensor, ignore_index: int = 255) -> Tensor:
     """Negative log-likelihood of the labelled pixels over the number of *all* pixels."""
-    log_p = logits.log_softmax(1)
-    chosen = [log_p[b, mask[b, i, j], i, j] for b, i, j in (mask != ignore_index).nonzero().tolist()]
-    return -torch.stack(chosen).sum() / mask.numel()
+    labelled = mask != ignore_index
+    log_p = logits - logits.exp().sum(1, keepdim=True).log()
+    truth = torch.zeros_like(logits).scatter_(1, (mask * labelled).unsqueeze(1), 1.0) * labelled.unsqueeze(1)
+    return -(truth * log_p).sum() / mask.numel()

@@ -19,10 +19,14 @@ NAMES = ["a", "b", "c", "d"]
 def tiny_net(**options: Any) -> EMANet:
     """timm's test_resnet (0.4 M parameters) under a head of 8 channels, the same weights in every process."""
     torch.manual_seed(0)
-    return EMANet(CLASSES, **{"backbone": "test_resnet", "output_stride": 16, "channels": 8, "K": 3, "dropout": 0.0, **options})
+    return EMANet(
+        CLASSES, **{"backbone": "test_resnet", "output_stride": 16, "channels": 8, "K": 3, "dropout": 0.0, **options}
+    )
 
 
-def tiny_batch(images: int, *, seed: int = 0, ignored: float = 0.1, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
+def tiny_batch(
+    images: int, *, seed: int = 0, ignored: float = 0.1, dtype: torch.dtype = torch.float64
+) -> dict[str, Any]:
     """Random images and masks with a share of ignored pixels."""
     generator = torch.Generator().manual_seed(seed)
     image = torch.randn(images, 3, SIZE, SIZE, generator=generator, dtype=torch.float64).to(dtype)
@@ -114,4 +118,6 @@ def assert_same(got: dict[str, Any], expected: dict[str, Any], *, rtol: float = 
         for name, gradient in ours.items():
             torch.testing.assert_close(gradient, theirs[name], rtol=rtol, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
     for key, value in got["state"].items():
-        torch.testing.assert_close(value, expected["state"][key], rtol=rtol, atol=1e-12, msg=lambda m, k=key: f"{k}: {m}")
+        torch.testing.assert_close(
+            value, expected["state"][key], rtol=rtol, atol=1e-12, msg=lambda m, k=key: f"{k}: {m}"
+        )

@@ -64,14 +64,15 @@ def attention_sheet(
     claimed = maps.argmax(0)
     shares = np.bincount(claimed.ravel(), minlength=k) / claimed.size
     order = np.lexsort((-maps.mean((1, 2)), -shares))[:bases]
-    extent = tuple((side - 1) / stride for side in image.shape[:2])
-    height, width = fit_size(*image.shape[:2], most=cell)
+    full_height, full_width, _ = image.shape
+    extent = ((full_height - 1) / stride, (full_width - 1) / stride)
+    height, width = fit_size(full_height, full_width, cell)
     small = resize(image, height, width)
     captions = [f"#{base}  {shares[base]:.1%}  max {maps[base].max():.2f}" for base in order]
     cells = [heat_map(small, stretch(maps[base], height, width, extent)) for base in order]
     columns = min(COLUMNS, max(2, len(cells)))
 
-    big_height, big_width = fit_size(*image.shape[:2], most=(columns * (cell + GAP) - GAP) // 2 - GAP)
+    big_height, big_width = fit_size(full_height, full_width, (columns * (cell + GAP) - GAP) // 2 - GAP)
     big = resize(image, big_height, big_width)
     claims = claim_map(big, stretch(claimed, big_height, big_width, extent, smooth=False), k)
     canvas_width = 2 * MARGIN + columns * (cell + GAP) - GAP
@@ -103,7 +104,7 @@ def paste(canvas: Image.Image, picture: Pixels, corner: tuple[int, int], caption
 
 
 def stretch(
-    values: np.ndarray, height: int, width: int, extent: tuple[float, ...], *, smooth: bool = True
+    values: np.ndarray, height: int, width: int, extent: tuple[float, float], *, smooth: bool = True
 ) -> Float[np.ndarray, "h w"]:
     """Spread features over a picture of ``height`` x ``width``, whose last row and column lie at feature ``extent``."""
     steps = [length / max(side - 1, 1) for length, side in zip(extent, (height, width), strict=True)]

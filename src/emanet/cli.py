@@ -107,6 +107,30 @@ def register_checkpoint(argv: list[str]) -> list[str]:
     return argv
 
 
+def prepare_predict(argv: list[str]) -> list[str]:
+    """Take paths as the shell gives them: quoted for Hydra, whose grammar has its own use for blanks, ``=`` and braces.
+
+    Raises:
+        ConfigError: if the checkpoint, the output, or what to predict is missing.
+    """
+    if not any(item.startswith("-") for item in argv[1:]):  # --help and the like need nothing
+        lacking = [name for name in ("checkpoint", "output") if not argument(name, argv)]
+        if not (argument("input", argv) or argument("split", argv)):
+            lacking.append("input (a picture, video, folder or pattern)")
+        if lacking:
+            raise ConfigError(f"say what to predict: {', '.join(lacking)} is missing; see the head of src/predict.py")
+    paths = {name: argument(name, argv) for name in ("checkpoint", "input", "output")}
+    rest = [item for item in argv if item.partition("=")[0] not in paths]
+    quoted = [f"{name}={quote(str(Path(path).expanduser()))}" for name, path in paths.items() if path]
+    return register_checkpoint([*rest, *quoted])
+
+
+def quote(text: str) -> str:
+    """A string as Hydra's command line takes it, whatever it holds."""
+    escaped = text.replace("\\'", "\\\\'").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
 def stored_settings(path: str) -> dict[str, Any]:
     """Configuration groups stored in a checkpoint."""
     from emanet.restore import read_stored  # importing torch takes seconds

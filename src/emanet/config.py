@@ -152,11 +152,45 @@ class EvalConfig:
     paths: PathsConfig = MISSING
 
 
+@dataclass
+class PredictConfig:
+    """Root of conf/predict.yaml."""
+
+    name: str = MISSING
+    checkpoint: str = MISSING  # file or folder, ours or the authors'
+    output: str = MISSING  # folder for the results
+    input: str | None = None  # picture, video, folder, or pattern such as 'photos/*.jpg'
+    split: str | None = None  # in place of input: a split of the data set
+    save: list[str] = MISSING  # any of mask, overlay, probabilities, attention
+    attention_bases: int | None = MISSING  # bases on a sheet of attention maps; null: all
+    submission: str | None = None  # also write and check an archive for the server: voc | cityscapes | ade20k
+    batch_size: int = MISSING  # pictures of one size, or frames, predicted together
+    device: str = MISSING  # auto | cpu | cuda | cuda:1 | ...
+    seed: int = 0
+    dataset: Any = MISSING
+    model: ModelConfig = MISSING
+    eval: InferenceConfig = MISSING
+    paths: PathsConfig = MISSING
+
+
+@dataclass
+class ComplexityConfig:
+    """Root of conf/complexity.yaml."""
+
+    name: str = MISSING
+    size: Any = MISSING  # of the image: one number, or [height,width]
+    num_classes: int = MISSING
+    json: str | None = MISSING  # file for the rows; null: only the table
+    model: ModelConfig = MISSING
+
+
 def register() -> None:
     """Make the schema and the resolvers known to Hydra; called once by every script."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="eval_schema", node=EvalConfig)
+    store.store(name="predict_schema", node=PredictConfig)
+    store.store(name="complexity_schema", node=ComplexityConfig)
     store.store(group="model", name="mmseg_schema", node=MMSegModelConfig)
     OmegaConf.register_new_resolver("project_root", lambda: str(PROJECT_ROOT), replace=True)
     OmegaConf.register_new_resolver("package_file", package_file, replace=True)
@@ -229,6 +263,7 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and value >= 1
 
 
+PREDICTIONS = ("mask", "overlay", "probabilities", "attention")  # what predict can save
 PRECISIONS = ("auto", "32-true", "16-mixed", "bf16-mixed", "64-true")
 
 #: (key, what is allowed, test)
@@ -263,4 +298,7 @@ RULES: list[tuple[str, str, Any]] = [
     ("dataset.crop_size", "at least 1", _is_count),
     ("dataset.flip", "a probability, 0..1", _is_share),
     ("dataset.scales", "a list of positive numbers", lambda value: len(value) > 0 and all(map(_is_positive, value))),
+    ("save", f"a list of {', '.join(PREDICTIONS)}", lambda value: all(name in PREDICTIONS for name in value)),
+    ("attention_bases", "null or at least 1", _optional(_is_count)),
+    ("batch_size", "at least 1", _is_count),
 ]

@@ -1,4 +1,4 @@
-"""DistributedDataParallel for a network with running statistics and for splits that the ranks share unevenly."""
+"""DistributedDataParallel for a network whose batch norms are not synchronised: every rank's statistics count."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 class SharedStatisticsDDPStrategy(DDPStrategy):
-    """DDP that sends rank 0's buffers once, at the start, and keeps running statistics equal by averaging.
+    """DDP that sends rank 0's buffers once, at the start, and from then on averages running statistics.
 
-    By default DDP overwrites every rank's buffers with rank 0's before *each* forward, in evaluation too. That drops
-    what the other ranks' batch norms have seen, and it makes ranks with different numbers of validation batches wait
-    for each other's broadcasts. The bases need no broadcast: they move by the global mean (see
+    By default DDP overwrites every rank's buffers with rank 0's before each training forward and before the first
+    forward of an evaluation. The running statistics are then those of rank 0's images alone, and a rank without a
+    validation image would leave the others waiting. The bases need no broadcast: they move by the global mean (see
     :class:`~emanet.task.SegmentationTask`).
     """
 

@@ -70,7 +70,8 @@ class HubMixin(ModelHubMixin):
 
     def hub_config(self) -> dict[str, Any]:
         """What config.json holds: the class, its arguments, and the description with the input statistics filled in."""
-        model = dict(self._hub_mixin_config or {}) | {"pretrained": False}  # the weights file has the backbone's too
+        captured: Any = self._hub_mixin_config
+        model = dict(captured or {}) | {"pretrained": False}  # the weights file has the backbone's too
         described = self.description
         if described is not None and (described.mean is None or described.std is None):
             mean, std = input_statistics(model["backbone"])
@@ -97,14 +98,14 @@ class HubMixin(ModelHubMixin):
         """Build the network that config.json names, with ``overrides`` of its arguments, and fill it strictly."""
         if not isinstance(config, dict) or config.get("architecture") not in ARCHITECTURES:
             raise WeightsError(
-                f"{model_id} holds no {CONFIG_FILE} of an EMANet: give a folder that save_pretrained wrote, or the name "
-                "of a repository made by push_to_hub"
+                f"{model_id} holds no {CONFIG_FILE} of an EMANet: give a folder that save_pretrained wrote, or the "
+                "name of a repository made by push_to_hub"
             )
         path = Path(model_id) / WEIGHTS_FILE
         if not Path(model_id).is_dir():
-            options = {"revision": revision, "cache_dir": cache_dir, "force_download": force_download}
+            options: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "force_download": force_download}
             options |= {"local_files_only": local_files_only, "token": token}
-            path = Path(hf_hub_download(model_id, WEIGHTS_FILE, **options))
+            path = Path(str(hf_hub_download(model_id, WEIGHTS_FILE, **options)))
         for key in ("proxies", "resume_download"):  # of the mixin before huggingface_hub 1.0
             overrides.pop(key, None)
         name = config["architecture"]

@@ -77,7 +77,7 @@ def git_state(package: Path | None = None) -> dict[str, Any] | None:
 
 def command_line() -> str:
     """The command that started this process, ready to be pasted into a shell."""
-    return shlex.join(sys.argv)
+    return shlex.join(["python", *sys.argv])
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -21,7 +21,7 @@ from emanet.data.pascal_context import PascalContext
 from emanet.errors import EMANetError, WeightsError
 from emanet.hub import ARCHITECTURES, Description
 from emanet.interop import load_reference_checkpoint
-from emanet.mmseg import is_mmseg, load_mmseg_checkpoint, read_foreign_checkpoint
+from emanet.mmseg_checkpoints import is_mmseg, load_mmseg_checkpoint, read_foreign_checkpoint
 from emanet.network import EMANet
 from emanet.weights import load_weights, unwrap_state_dict
 

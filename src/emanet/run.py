@@ -1,7 +1,9 @@
-"""The jobs behind the scripts: train a network, evaluate a checkpoint."""
+"""The jobs behind the scripts: train a network, evaluate a checkpoint, predict pictures."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
@@ -20,8 +22,13 @@ from emanet.build import (
 from emanet.callbacks import RunProgress
 from emanet.callbacks.summary import print_scores
 from emanet.config import check
+from emanet.data.reading import read_image
 from emanet.errors import ConfigError
+from emanet.media import Source, find_sources, read_picture
+from emanet.predicting import Results, predict_sources
+from emanet.predictor import Predictor
 from emanet.restore import read_stored, restore_network
+from emanet.submission import SubmissionWriter, image_sizes, submission_format
 from emanet.task import SegmentationTask
 from emanet.tracking import build_loggers
 from emanet.weights import load_weights, read_checkpoint
@@ -102,3 +109,41 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, float]:
     before = stored.validation.get("val/miou")
     print(f"val/miou {task.validation['val/miou']!r}" + (f" (stored: {before!r})" if before is not None else ""))
     return task.validation
+
+
+def predict(cfg: DictConfig) -> list[str]:
+    """Predict the pictures and videos of ``cfg.input``, or a split of the data set; return the files that failed."""
+    check(cfg)
+    OmegaConf.resolve(cfg)
+    output = Path(cfg.output)
+    read: Callable[[Path], Any] = read_picture
+    if (cfg.input is None) == (cfg.split is None):
+        raise ConfigError(f"give either input or split, got input={cfg.input} and split={cfg.split}")
+    if cfg.split is not None:
+        if not cfg.dataset:
+            raise ConfigError(f"{cfg.checkpoint} does not say what it was trained on: add dataset=NAME")
+        cfg.dataset.predict_split = cfg.split
+        datamodule = build_datamodule(cfg)
+        datamodule.prepare_data()
+        sources = [Source(sample.image, sample.name) for sample in datamodule.samples(cfg.split)]
+    else:
+        sources = find_sources(cfg.input, leave_out=output)
+    if cfg.split is not None or cfg.submission is not None:
+        read = read_image  # as stored: the server compares with masks that know nothing of EXIF
+    predictor = Predictor.from_checkpoint(
+        cfg.checkpoint, inference=build_inference(cfg.eval), device=cfg.device, model=resolved(cfg.model)
+    )
+    submission = None
+    if cfg.submission is not None:
+        form = submission_format(cfg.submission, len(predictor.class_names))
+        submission = SubmissionWriter(output, form, image_sizes(sources))
+    results = Results(output, predictor, list(cfg.save), cfg.attention_bases, submission)
+    try:
+        predict_sources(sources, results, read=read, batch_size=cfg.batch_size)
+        if submission is not None:
+            log.info("submission written and checked: %s", submission.finish())
+    finally:
+        if submission is not None:
+            submission.discard()
+    log.info("%d of %d files predicted, results in %s", results.done, len(sources), output)
+    return results.failed

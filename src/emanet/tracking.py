@@ -67,6 +67,10 @@ def build_loggers(
 class RunWandbLogger(WandbLogger):
     """Lightning's W&B logger, but the configuration goes to W&B once, when the run starts."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._wandb_init.pop("anonymous", None)  # Lightning passes it always, and W&B warns of it
+
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
         """Nothing: see above."""

@@ -39,7 +39,8 @@ def colourise(
     labels = mask[~ignored]
     if labels.size and not 0 <= labels.min() <= labels.max() < len(palette):
         raise ValueError(
-            f"labels must lie in 0..{len(palette) - 1} or be {ignore_index} (ignored), got {labels.min()}..{labels.max()}"
+            f"labels must lie in 0..{len(palette) - 1} or be {ignore_index} (ignored), "
+            f"got {labels.min()}..{labels.max()}"
         )
     colours = np.vstack([palette, np.array([ignore_colour], np.uint8)])
     return colours[np.where(ignored, len(palette), mask)]

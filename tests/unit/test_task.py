@@ -109,7 +109,9 @@ def test_the_checkpoint_holds_bases_and_plain_settings_and_loads_without_executi
     config = {"model": {"K": 3, "T": 3}, "dataset": {"name": "voc", "scales": [0.5, 1.0]}, "seed": 0, "note": None}
     task = RecordingTask(tiny_net(), config=config)
     start = task.net.emau.mu.clone()
-    trainer = fit(task, [tiny_batch(2)], callbacks=[ModelCheckpoint(tmp_path, filename="last")], enable_checkpointing=True)
+    trainer = fit(
+        task, [tiny_batch(2)], callbacks=[ModelCheckpoint(tmp_path, filename="last")], enable_checkpointing=True
+    )
     trainer.save_checkpoint(tmp_path / "own.ckpt")
     checkpoint = torch.load(tmp_path / "own.ckpt", weights_only=True)
     assert checkpoint["hyper_parameters"] == config

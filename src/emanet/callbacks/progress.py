@@ -97,8 +97,9 @@ class RunProgress(ProgressBar):
         if loss is not None:
             self._shown["loss"] = f"{float(loss):.4f}"
         if trainer.optimizers:
-            self._shown["lr"] = f"{trainer.optimizers[0].param_groups[0]['lr']:.2e}"
-        self._shown["speed"] = self._meter.read()
+            self._shown["lr"] = f"{trainer.optimizers[0].param_groups[0]['lr']:.1e}"
+        if self._meter.images:
+            self._shown["speed"] = self._meter.read()
 
     def _line(self, trainer: L.Trainer) -> str:
         """The state of the run in a line of text."""

@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+NARROW = 100  # columns of a terminal below which the numbers beside the bar move together
+
 
 class Bars:
     """The bars on the terminal, with log lines passing above them."""
@@ -16,7 +18,7 @@ class Bars:
     def __init__(self, console: Console) -> None:
         self.console = console
         self._progress = Progress(
-            BarColumn(bar_width=None),
+            BarColumn(bar_width=None if console.width >= NARROW else 6),
             MofNCompleteColumn(),
             TextColumn("{task.fields[text]}"),
             TimeElapsedColumn(),
@@ -43,6 +45,8 @@ class Bars:
     def update_main(self, text: str, *, completed: int | None = None, left: str | None = None) -> None:
         """Set the numbers beside the bar of the run, and where it stands."""
         if self._main is not None:
+            if self.console.width < NARROW:
+                text = text.replace("  ", " ").replace(" img/s", "/s")
             extra: dict[str, Any] = {} if left is None else {"left": f"< {left}"}
             self._progress.update(self._main, completed=completed, text=text, **extra)
 

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from emanet.data.download import CHUNK, Tick, free_bytes, room_on_disk, silent
 from emanet.errors import DatasetError
@@ -27,6 +27,7 @@ SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 MOST_FILES = 1_000_000
 MOST_GROWTH = 100  # unpacked bytes per archive byte; images and masks stay far below
 ALWAYS_ALLOWED = 100 << 20  # bytes that no growth rule forbids
+MOST_PADDING = 16 << 20  # bytes of zeros behind the last member
 DRIVE = re.compile("[A-Za-z]:")
 LEFT_OUT = {"__MACOSX", ".DS_Store"}  # what macOS adds to archives
 
@@ -164,14 +165,17 @@ def tar_entries(opened: tarfile.TarFile, archive: Path, verified: bool) -> Itera
             raise refused(archive, f"{path} is a device")
         elif info.isreg() and not LEFT_OUT & set(path.parts):
             yield Entry(path, info.size, lambda info=info: tar_file(opened, info))  # type: ignore[misc]
-    if not verified and opened.fileobj is not None:
-        opened.fileobj.seek(opened.offset)  # tarfile takes a file cut between two members for whole
-        if len(opened.fileobj.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
-            raise EOFError("the mark at the end is missing")
+    assert opened.fileobj is not None
+    opened.fileobj.seek(opened.offset)
+    end = opened.fileobj.read(MOST_PADDING)  # to the last byte: only there gzip compares its checksum
+    if len(end) < tarfile.BLOCKSIZE and not verified:  # tarfile takes a file cut between two members for whole
+        raise EOFError("the mark at the end is missing")
+    if len(end) == MOST_PADDING:
+        raise refused(archive, "more follows behind its end")
 
 
-def tar_file(opened: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
-    """Open a plain file of a tar."""
+def tar_file(opened: tarfile.TarFile, info: tarfile.TarInfo) -> Any:
+    """Open a plain file of a tar, as binary file."""
     file = opened.extractfile(info)
     assert file is not None  # None for other kinds only
     return file

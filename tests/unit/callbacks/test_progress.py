@@ -34,9 +34,7 @@ def test_without_a_terminal_a_line_says_step_loss_rate_score_speed_and_time(tmp_
     lines = [record.getMessage() for record in caplog.records if record.name == "emanet.callbacks.progress"]
     number = r"\d+\.\d+"
     first, validation, second, final = lines
-    pattern = (
-        rf"step 3/8  loss {number}  lr \d\.\d\de[-+]\d\d  mIoU -  {number} img/s  0:00:\d\d spent, 0:\d\d:\d\d left"
-    )
+    pattern = rf"step 3/8  loss {number}  lr \d\.\de[-+]\d\d  mIoU -  {number} img/s  0:00:\d\d spent, 0:\d\d:\d\d left"
     assert re.fullmatch(pattern, first)
     assert re.fullmatch(rf"validation at step 4: mIoU {number}, pixel accuracy {number}", validation)
     assert second.startswith("step 6/8")
@@ -48,7 +46,7 @@ def test_on_a_terminal_one_bar_counts_all_steps_and_ends_full(tmp_path: Path):
     console, screen = terminal()
     run(tmp_path, RunProgress(console=console))
     final = [line for line in screen.getvalue().splitlines() if "8/8" in line][-1]
-    assert re.search(r"loss 0\.\d{4}  lr \d\.\d\de-\d\d  mIoU 1\.0000  \d+\.\d img/s", final)
+    assert re.search(r"loss 0\.\d{4}  lr \d\.\de-\d\d  mIoU 1\.0000  \d+\.\d img/s", final)
     assert "validation" not in final
 
 

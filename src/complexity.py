@@ -1,0 +1,26 @@
+"""What a network costs: parameters, multiply-accumulates and memory of each part, beside the published figures.
+
+python src/complexity.py                                       EMANet-512, ResNet-101, 513x513
+python src/complexity.py model.channels=256 size=[1024,2048] num_classes=19 json=costs.json
+python src/complexity.py model=emanet_mmseg
+"""
+
+import hydra
+from omegaconf import DictConfig
+
+from emanet.cli import entry_point
+from emanet.config import CONF_DIR, register
+
+
+@hydra.main(version_base="1.3", config_path=CONF_DIR, config_name="complexity")
+@entry_point
+def main(cfg: DictConfig) -> None:
+    """Measure one configuration."""
+    from emanet.complexity import report  # after the configuration stands: importing torch takes seconds
+
+    report(cfg)
+
+
+if __name__ == "__main__":
+    register()
+    main()
