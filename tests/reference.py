@@ -20,7 +20,7 @@ EM_EPS = 1e-6
 
 
 def numpy_e_step(x: Array, mu: Array) -> Array:
-    """Responsibilities (n, K) of pixels x (c, n) under bases mu (c, K): z_nk = exp(x_n . mu_k) / sum_j exp(x_n . mu_j)."""
+    """Responsibilities (n, K) of pixels x (c, n) under bases mu (c, K): z_nk = exp(x_n.mu_k) / sum_j exp(x_n.mu_j)."""
     z = np.empty((x.shape[1], mu.shape[1]))
     for pixel in range(x.shape[1]):
         scores = np.array([np.dot(x[:, pixel], mu[:, k]) for k in range(mu.shape[1])])
@@ -150,7 +150,7 @@ def reference_state(
 class ReferenceNet:
     """The authors' network as a function of a state dict; without dropout.
 
-    ``training`` takes batch norms' statistics from the batch. ``statistics`` then holds them: (mean, unbiased variance).
+    ``training`` takes batch norms' statistics from the batch; ``statistics`` then holds them (mean, unbiased variance).
     """
 
     def __init__(self, state: dict[str, Tensor], *, output_stride: int = 8, T: int = 3, training: bool = False) -> None:

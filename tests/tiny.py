@@ -61,6 +61,7 @@ class RecordingTask(SegmentationTask):
         self.double()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
         for module in self.modules():
             if isinstance(module, _BatchNorm):
                 module.train(not self.frozen_bn)

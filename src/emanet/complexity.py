@@ -114,14 +114,14 @@ def measure(net: EMANet, height: int, width: int) -> list[Cost]:
     image = torch.empty(1, 3, height, width, device="meta")
     live = LiveMemory(image)
     live.exclude(net)
-    with FlopCounterMode(display=False, custom_mapping=BATCH_NORMS) as counter, torch.no_grad(), live:
-        with peaks_of_parts(net, live) as peaks:
-            net(image)
-    flops = {name.rpartition(".")[2]: sum(count.values()) for name, count in counter.get_flop_counts().items()}
+    counter = FlopCounterMode(display=False, custom_mapping=BATCH_NORMS)
+    with counter, torch.no_grad(), live, peaks_of_parts(net, live) as peaks:
+        net(image)
+    flops = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
     costs = [
-        Cost(name, count_parameters(part), flops.get(name, 0) // 2, peaks[name])
+        Cost(name, count_parameters(part), flops[f"{type(net).__name__}.{name}"] // 2, peaks[name])
         for name, part in net.named_children()
-        if name in peaks
+        if name in peaks  # a head for training alone does not run
     ]
     return [*costs, Cost("total", sum(c.params for c in costs), sum(c.macs for c in costs), max(peaks.values()))]
 
@@ -179,7 +179,7 @@ def print_costs(costs: Sequence[Cost], title: str, console: Console) -> None:
 
 
 def published_rows(published: dict[str, Any]) -> list[tuple[str, ...]]:
-    """The published costs beside ours, both ways: method; published MACs and params; ours as published; ours, whole."""
+    """The published costs beside ours: method; published MACs, params, memory; ours counted so; ours, whole head."""
     rows = []
     for entry in published["rows"]:
         name, options = entry["method"], entry.get("model")
@@ -189,18 +189,27 @@ def published_rows(published: dict[str, Any]) -> list[tuple[str, ...]]:
             costs = measure(net, PUBLISHED_SIZE, PUBLISHED_SIZE)
             counted = costs[:1] * 2 if entry["part"] == "backbone" else overheads(net, costs)
             ours = [text for cost in counted for text in (f"{cost.macs / 1e9:.2f}", f"{cost.params / 1e6:.3f}")]
-        rows.append((name, f"{entry['gmacs']:g}", f"{entry['mparams']:g}", *ours))
+        rows.append((name, str(entry["gmacs"]), str(entry["mparams"]), entry["memory"], *ours))
     return rows
 
 
 def print_published(published: dict[str, Any], console: Console) -> None:
     """Print the published table beside ours."""
     title = f"published beside ours: {published['setting']}\n{published['source']}"
-    table = Table(title=title, box=box.SIMPLE_HEAD, caption=published["note"])
-    table.add_column("method")
-    for group in ("published", "ours, counted so", "ours, whole head"):
-        table.add_column(f"{group}\nMACs (G)", justify="right")
-        table.add_column("\nparams (M)", justify="right")
+    table = Table(title=title, box=box.SIMPLE_HEAD, caption=published["note"], padding=(0, 1, 0, 0))
+    table.add_column("method", no_wrap=True)
+    units = ("\nGMACs", "\nM par.")
+    columns = [
+        f"published{units[0]}",
+        units[1],
+        "\nmemory",
+        f"ours so{units[0]}",
+        units[1],
+        f"whole{units[0]}",
+        units[1],
+    ]
+    for header in columns:
+        table.add_column(header, justify="right", no_wrap=True)
     for row in published_rows(published):
         table.add_row(*row)
     console.print(table)

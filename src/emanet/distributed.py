@@ -28,7 +28,7 @@ class SharedStatisticsDDPStrategy(DDPStrategy):
         self.model.broadcast_buffers = False
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Step the optimiser, then average the running statistics, so that any rank can evaluate and save at any time."""
+        """Step the optimiser, then average the running statistics: any rank can evaluate and save at any time."""
         output = super().optimizer_step(*args, **kwargs)
         assert self.lightning_module is not None
         average_running_statistics(self.lightning_module)

@@ -116,7 +116,9 @@ class MMSegEMANet(EMANet):
         self.emau = emau
         self.align_corners = align_corners
         width = self.backbone.channels
-        self.fc_cat = conv_bn_relu(width + FC1_CHANNELS, FC1_CHANNELS) if concat else None
+        self.fc_cat = None
+        if concat:  # takes over fc1's dropout, which comes right before the classifier
+            self.fc_cat = nn.Sequential(conv_bn_relu(width + FC1_CHANNELS, FC1_CHANNELS), self.fc1.pop(1))
         self.aux = fcn_head(width // 2, num_classes, dropout=dropout) if aux_weight else None
         self.aux_weights = (aux_weight,) if aux_weight else ()
         set_bn_momentum(self, bn_momentum)
@@ -141,12 +143,11 @@ class MMSegEMANet(EMANet):
 
     def classify(self, x: Float[Tensor, "b d h w"]) -> tuple[Float[Tensor, "b classes h w"], Float[Tensor, "b c k"]]:
         """Logits and final bases from the backbone's features."""
-        attended, mu = self.emau(self.fc0(x))
-        reduce, dropout = self.fc1
-        y = reduce(attended)
+        y, mu = self.emau(self.fc0(x))
+        y = self.fc1(y)
         if self.fc_cat is not None:
             y = self.fc_cat(torch.cat([x, y], dim=1))
-        return self.fc2(dropout(y)), mu
+        return self.fc2(y), mu
 
     def stages(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, Tensor]:
         """The third stage's features, which only the auxiliary head needs, and the last ones."""

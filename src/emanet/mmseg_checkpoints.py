@@ -31,7 +31,7 @@ PARTS = {
     "decode_head.ema_out_conv.conv.": "emau.conv2.0.",
     "decode_head.ema_out_conv.bn.": "emau.conv2.1.",
     "decode_head.bottleneck.": "fc1.0.",
-    "decode_head.conv_cat.": "fc_cat.",
+    "decode_head.conv_cat.": "fc_cat.0.",
     "decode_head.conv_seg.": "fc2.",
     "auxiliary_head.convs.0.": "aux.0.",
     "auxiliary_head.conv_seg.": "aux.2.",

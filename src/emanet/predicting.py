@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from emanet.attention import attention_sheet
@@ -79,8 +80,9 @@ class Results:
 
     def fail(self, name: str, error: BaseException) -> None:
         """Report a file that gave no result."""
-        hint = "; set eval.window=513 to look at parts" if "memory" in str(error).lower() else ""
-        log.error("%s: %s%s", name, str(error).splitlines()[0] if str(error) else type(error).__name__, hint)
+        reason = (str(error) or type(error).__name__).splitlines()[0].removeprefix(f"{name}: ")
+        hint = "; set eval.window=513 to look at parts" if "memory" in reason.lower() else ""
+        log.error("%s: %s%s", name, reason, hint)
         self.failed.append(name)
 
     def _save_picture(self, folder: str, name: str, picture: Image.Image) -> None:
@@ -204,7 +206,7 @@ def chunks(frames: Iterable[Pixels], size: int) -> Iterator[list[Pixels]]:
 
 
 def progress_bar() -> Progress:
-    """Files done of all, and time left."""
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), transient=True
-    )
+    """Files done of all, and time left; on a terminal alone."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

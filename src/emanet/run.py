@@ -30,7 +30,7 @@ from emanet.predictor import Predictor
 from emanet.restore import read_stored, restore_network
 from emanet.submission import SubmissionWriter, image_sizes, submission_format
 from emanet.task import SegmentationTask
-from emanet.tracking import build_loggers
+from emanet.tracking import build_loggers, close_wandb
 from emanet.weights import load_weights, read_checkpoint
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def train(cfg: DictConfig, run_dir: Path) -> float | None:
         fresh = load_weights(net, content, source=f"init_from={cfg.init_from}", replaceable="fc2.")
         log.info("weights from %s%s", cfg.init_from, f", a new classifier ({', '.join(fresh)})" if fresh else "")
     task = build_task(cfg, prepare_network(cfg, net), datamodule)
-    if rank_zero_only.rank == 0:
+    if getattr(rank_zero_only, "rank", 0) == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(OmegaConf.create(resolved(cfg)), run_dir / "config.yaml")
     loggers = build_loggers(
@@ -66,7 +66,10 @@ def train(cfg: DictConfig, run_dir: Path) -> float | None:
         tags=list(cfg.tags),
     )
     trainer = build_trainer(cfg, run_dir, callbacks=instantiate_all(cfg.callbacks), loggers=loggers)
-    trainer.fit(task, datamodule, ckpt_path=find_checkpoint(cfg.resume))
+    try:
+        trainer.fit(task, datamodule, ckpt_path=find_checkpoint(cfg.resume))
+    finally:
+        close_wandb()
     miou = trainer.callback_metrics.get("val/miou")
     return None if miou is None else float(miou)
 

@@ -107,6 +107,7 @@ def build_wandb(
     Raises:
         ConfigError: for another mode.
     """
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it would report its own errors home, offline too
     mode = {"dryrun": "offline", "run": "online"}.get(mode, mode)  # W&B's older names, met in WANDB_MODE
     if mode not in WANDB_MODES:
         raise ConfigError(f"logger.wandb.mode must be one of {', '.join(WANDB_MODES)}, got {mode!r}")

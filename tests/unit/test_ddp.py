@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 import torch.multiprocessing as mp
-from tiny import RecordingTask, assert_same, fit, joined, tiny_batch, tiny_net
 
 from emanet.distributed import ddp_strategy
+from tiny import RecordingTask, assert_same, fit, joined, tiny_batch, tiny_net
 
 WORLD = 2
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from reference import ReferenceNet, reference_loss, reference_state
-from tiny import tiny_net
 from torch import Tensor, nn
 
 from emanet.errors import WeightsError
 from emanet.interop import load_reference_checkpoint, to_reference_state_dict
 from emanet.losses import segmentation_loss
 from emanet.network import EMANet
+from reference import ReferenceNet, reference_loss, reference_state
+from tiny import tiny_net
 
 SMALL = {"channels": 32, "K": 8}  # the authors' widths are 512 and 64; the backbone's are fixed
 
@@ -81,12 +81,12 @@ def test_one_training_forward_gives_the_references_loss_gradients_bases_and_stat
     for key, parameter in ours.items():
         scale = leaves[key].grad.abs().max()
         assert (parameter.grad - leaves[key].grad).abs().max() < 1e-7 * scale + 1e-14, key
-    torch.testing.assert_close(net.emau.mu, 0.9 * in_float64(state)["emau.mu"] + 0.1 * bases.mean(0, keepdim=True))
+    torch.testing.assert_close(net.emau.mu, 0.9 * state["emau.mu"].double() + 0.1 * bases.mean(0, keepdim=True))
     after = to_reference_state_dict(net)
     assert len(reference.statistics) == 53 + 2 + 3  # of ResNet-50, two more in its deep stem, three in the head
     for key, (mean, var) in reference.statistics.items():
         for name, batch in (("running_mean", mean), ("running_var", var)):
-            old = in_float64(state)[f"{key}.{name}"]
+            old = state[f"{key}.{name}"].double()
             torch.testing.assert_close(after[f"{key}.{name}"], old + 3e-4 * (batch - old), rtol=1e-9, atol=1e-12)
 
 

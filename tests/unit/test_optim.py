@@ -1,11 +1,13 @@
 """The paper's optimiser: who is in which group, and the rate at each iteration."""
 
+from itertools import pairwise
+
 import pytest
 import torch
-from tiny import tiny_net
 from torch import nn
 
 from emanet.optim import build_optimizer, parameter_groups, poly_factor
+from tiny import tiny_net
 
 
 @pytest.mark.parametrize("options", [{}, {"gradient": "full"}, {"gradient": "full", "maintenance": "backprop"}])
@@ -61,7 +63,7 @@ def test_the_rate_is_refreshed_every_tenth_iteration_counted_from_one():
 
 def test_the_rate_never_rises_and_never_leaves_zero_to_one():
     factors = [poly_factor(step, max_steps=25, refresh=1, power=2.0) for step in range(40)]
-    assert all(0 <= later <= earlier <= 1 for earlier, later in zip(factors, factors[1:], strict=False))
+    assert all(0 <= later <= earlier <= 1 for earlier, later in pairwise(factors))
     assert factors[12] == pytest.approx((1 - 13 / 25) ** 2)
 
 

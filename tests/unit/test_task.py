@@ -6,10 +6,10 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from tiny import CLASSES, NAMES, RecordingTask, assert_same, fit, joined, loader, tiny_batch, tiny_net
 
 from emanet.losses import segmentation_loss
 from emanet.task import SegmentationTask
+from tiny import CLASSES, NAMES, RecordingTask, assert_same, fit, joined, loader, tiny_batch, tiny_net
 
 
 @pytest.mark.parametrize(

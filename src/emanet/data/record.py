@@ -3,6 +3,7 @@
 It is written last and as a whole, so that nothing half done is taken for done.
 """
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -76,8 +77,6 @@ def locked(root: Path) -> Iterator[None]:
     Raises:
         DatasetError: if another process holds it.
     """
-    import fcntl  # not on Windows, where nothing is locked
-
     root.mkdir(parents=True, exist_ok=True)
     with (root / ".prepare.lock").open("w") as file:
         try:

@@ -93,9 +93,8 @@ def test_a_benchmark_is_prepared_over_the_network_recorded_and_not_fetched_twice
     assert not (tmp_path / "archives").exists()
 
 
-def test_the_addresses_of_the_recipe_are_used_where_no_source_is_given(tiny, tmp_path: Path):
-    folder = tiny("ade20k")
-    with serving(folder) as server:
+def test_the_addresses_of_the_recipe_are_used_where_no_source_is_given(shelf, tiny, tmp_path: Path):
+    with serving(shelf("ade20k")) as server:
         tiny("ade20k", server.url)
         lenient("ade20k", tmp_path, None, keep_archives=True).run()
     assert (tmp_path / "archives" / "ADEChallengeData2016.zip").is_file()
