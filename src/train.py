@@ -5,12 +5,13 @@ python src/train.py experiment=quickstart             real satellite images, min
 python src/train.py dataset=coco_stuff model.K=64     another benchmark; every key of conf/ can be overridden
 python src/train.py --multirun model.K=16,32,64       a sweep
 python src/train.py resume=RUN_FOLDER                 go on where a run stopped
+python src/train.py trainer=ddp trainer.devices=8     several GPUs; torchrun, Slurm: docs/cluster.md
 """
 
 import hydra
 from omegaconf import DictConfig
 
-from emanet.cli import entry_point, expand_resume, run_dir, start
+from emanet.cli import entry_point, prepare_train, run_dir, start
 from emanet.config import CONF_DIR
 
 
@@ -24,4 +25,4 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    start(main, expand_resume)
+    start(main, prepare_train)

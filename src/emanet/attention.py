@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -74,7 +74,7 @@ def attention_sheet(
 
     big_height, big_width = fit_size(full_height, full_width, (columns * (cell + GAP) - GAP) // 2 - GAP)
     big = resize(image, big_height, big_width)
-    claims = claim_map(big, stretch(claimed, big_height, big_width, extent, smooth=False), k)
+    claims = claim_map(big, claimants(maps, big_height, big_width, extent))
     canvas_width = 2 * MARGIN + columns * (cell + GAP) - GAP
     head = MARGIN + (36 if title else 0)
     top = head + 24 + big_height + GAP
@@ -104,15 +104,27 @@ def paste(canvas: Image.Image, picture: Pixels, corner: tuple[int, int], caption
 
 
 def stretch(
-    values: np.ndarray, height: int, width: int, extent: tuple[float, float], *, smooth: bool = True
+    values: Float[np.ndarray, "h2 w2"], height: int, width: int, extent: tuple[float, float]
 ) -> Float[np.ndarray, "h w"]:
     """Spread features over a picture of ``height`` x ``width``, whose last row and column lie at feature ``extent``."""
     steps = [length / max(side - 1, 1) for length, side in zip(extent, (height, width), strict=True)]
     to_feature = np.array([[steps[1], 0, 0], [0, steps[0], 0]])
-    flags = cv2.WARP_INVERSE_MAP | (cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST)
+    flags = cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR
     return cv2.warpAffine(
         values.astype(np.float32), to_feature, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE
     ).astype(np.float32, copy=False)
+
+
+def claimants(
+    maps: Float[np.ndarray, "k h2 w2"], height: int, width: int, extent: tuple[float, float]
+) -> Int[np.ndarray, "h w"]:
+    """The base with the greatest responsibility for each pixel of a picture; one stretched map at a time."""
+    best, claimed = np.full((height, width), -1, np.float32), np.zeros((height, width), np.int64)
+    for base, responsibility in enumerate(maps):
+        stretched = stretch(responsibility, height, width, extent)
+        claimed[stretched > best] = base
+        np.maximum(best, stretched, out=best)
+    return claimed
 
 
 def heat_map(image: Pixels, responsibility: Float[np.ndarray, "h w"]) -> Pixels:
@@ -120,12 +132,12 @@ def heat_map(image: Pixels, responsibility: Float[np.ndarray, "h w"]) -> Pixels:
     strength = responsibility / max(float(responsibility.max()), 1e-12)
     places = np.linspace(0, 1, len(HEAT))
     colours = np.stack([np.interp(strength, places, HEAT[:, channel]) for channel in range(3)], axis=2)
-    grey = image.mean(axis=2, keepdims=True) * 0.45
-    glow = 0.25 + 0.75 * strength[..., None]
+    glow = 0.3 + 0.45 * strength[..., None]
+    grey = image.mean(axis=2, keepdims=True) * (0.4 + 0.6 * strength[..., None])
     return np.rint((1 - glow) * grey + glow * colours).clip(0, 255).astype(np.uint8)
 
 
-def claim_map(image: Pixels, claimed: Float[np.ndarray, "h w"], k: int) -> Pixels:
+def claim_map(image: Pixels, claimed: Int[np.ndarray, "h w"]) -> Pixels:
     """Colour each pixel by the base that claims it, over the grey image."""
-    colours = spread_palette(k)[claimed.astype(int)]
-    return np.rint(0.3 * image.mean(axis=2, keepdims=True) + 0.7 * colours).astype(np.uint8)
+    colours = spread_palette(int(claimed.max()) + 1)[claimed]
+    return np.rint(0.4 * image.mean(axis=2, keepdims=True) + 0.6 * colours).astype(np.uint8)

@@ -1,6 +1,7 @@
 """From configuration to objects: the one place that knows both. Everything built here takes values, never a node."""
 
 import logging
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
@@ -77,7 +79,7 @@ def build_task(cfg: DictConfig, net: EMANet, datamodule: SegmentationDataModule)
     weights = cfg.loss.class_weights
     if weights is not None and len(weights) != datamodule.num_classes:
         raise ConfigError(
-            f"loss.class_weights must hold one weight per class, got {len(weights)} for {datamodule.num_classes} classes"
+            f"loss.class_weights must hold one weight for each of {datamodule.num_classes} classes, got {len(weights)}"
         )
     return SegmentationTask(
         net,
@@ -115,7 +117,11 @@ def build_trainer(cfg: DictConfig, run_dir: Path, *, callbacks: list[L.Callback]
         options["sync_batchnorm"] = distributed and on_cuda
     if distributed:
         options["strategy"] = ddp_strategy()
+    plugins: list[Any] = [SafeCheckpointIO()]
     try:
+        if SLURMEnvironment.detect() and "TORCHELASTIC_RUN_ID" not in os.environ:
+            # Lightning's own requeueing saves inside the signal handler, and waits for ever for a slow device
+            plugins.append(SLURMEnvironment(auto_requeue=False))
         return L.Trainer(
             **options,
             max_epochs=-1,
@@ -125,10 +131,10 @@ def build_trainer(cfg: DictConfig, run_dir: Path, *, callbacks: list[L.Callback]
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
             callbacks=callbacks,
             logger=loggers,
-            plugins=[SafeCheckpointIO()],
+            plugins=plugins,
             default_root_dir=run_dir,
         )
-    except (ValueError, TypeError, MisconfigurationException) as error:
+    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
         raise ConfigError(f"trainer: {error}") from error
 
 

@@ -2,8 +2,9 @@
 
 import functools
 import logging
-import os
+import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from emanet.config import CONF_DIR, MMSegModelConfig, ModelConfig, TrainerConfig, register
 from emanet.errors import ConfigError, EMANetError
+from emanet.interrupts import InterruptedRunError
+from emanet.launch import in_lightning_child, needs_own_process, place_process, run_alone, write_result
+from emanet.resume import AUTO
 
 log = logging.getLogger(__name__)
 
@@ -34,18 +38,22 @@ def start(main: Callable[[], Any], prepare: Callable[[list[str]], list[str]]) ->
 def entry_point(job: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     """End a run on a user's mistake with its message alone and exit code 1.
 
-    In a sweep the error is raised instead, so that one bad job does not take the others with it.
+    In a sweep the error is raised instead, so that one bad job does not take the others with it; and a job on several
+    devices gets a process of its own.
     """
 
     @functools.wraps(job)
     def wrapped(cfg: DictConfig) -> Any:
         try:
-            return job(cfg)
+            return run_alone() if needs_own_process(cfg) else write_result(job(cfg))
+        except InterruptedRunError as error:
+            log.error("%s", error)
+            sys.exit(0 if in_lightning_child() else error.exit_code)  # else the first process is killed in its exit
         except EMANetError as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise
             log.error("%s", error)
-            sys.exit(1)
+            sys.exit(error.exit_code)
 
     return wrapped
 
@@ -61,6 +69,11 @@ def argument(name: str, argv: Sequence[str]) -> str | None:
     return values[-1].strip("'\"") if values else None
 
 
+def prepare_train(argv: list[str]) -> list[str]:
+    """Complete the command of a resumed run, or of a process that torchrun or Slurm started beside others."""
+    return place_process(expand_resume(argv))
+
+
 def expand_resume(argv: list[str]) -> list[str]:
     """Turn ``resume=RUN`` into the whole command of that run, so that going on takes one argument.
 
@@ -71,14 +84,24 @@ def expand_resume(argv: list[str]) -> list[str]:
         ConfigError: if there is no run.
     """
     target = argument("resume", argv)
-    if target in (None, "", "null") or "LOCAL_RANK" in os.environ:  # a rank started by Lightning has it expanded
+    if target in (None, "", "null", AUTO) or in_lightning_child():  # which has it expanded
         return argv
     folder = find_run(Path(str(target)))
-    stored = list(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
+    stored = read_overrides(folder / ".hydra" / "overrides.yaml")
     given = [item for item in argv[1:] if argument("resume", [item]) is None]
     names = {item.partition("=")[0].lstrip("+~") for item in given}
     kept = [item for item in stored if str(item).partition("=")[0].lstrip("+~") not in names | {"resume"}]
     return [argv[0], *kept, *given, f"resume='{Path(str(target)).expanduser().resolve()}'", f"hydra.run.dir='{folder}'"]
+
+
+def read_overrides(path: Path) -> list[Any]:
+    """The command of a run; waits for a first process that is just writing it again."""
+    for _ in range(50):
+        stored = OmegaConf.load(path)
+        if OmegaConf.is_list(stored):  # an empty file is none
+            return list(stored)
+        time.sleep(0.1)
+    raise ConfigError(f"{path} does not hold the command of a run: give the whole command, with resume=PATH")
 
 
 def find_run(target: Path) -> Path:
@@ -126,13 +149,18 @@ def prepare_predict(argv: list[str]) -> list[str]:
 
 
 def quote(text: str) -> str:
-    """A string as Hydra's command line takes it, whatever it holds."""
-    escaped = text.replace("\\'", "\\\\'").replace("'", "\\'")
-    return f"'{escaped}'"
+    """A string as Hydra's command line takes it: quotes escaped, and backslashes where a quote follows them."""
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
+    return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"
 
 
 def stored_settings(path: str) -> dict[str, Any]:
-    """Configuration groups stored in a checkpoint."""
+    """Configuration groups stored in a checkpoint; keys that an older or a foreign one lacks have our defaults."""
     from emanet.restore import read_stored  # importing torch takes seconds
 
-    return {"trainer": OmegaConf.load(f"{CONF_DIR}/trainer/default.yaml")} | read_stored(path).settings
+    stored = read_stored(path).settings
+    defaults = {"model": "emanet", "trainer": "default"}
+    return stored | {
+        group: OmegaConf.merge(OmegaConf.load(f"{CONF_DIR}/{group}/{name}.yaml"), stored.get(group, {}))
+        for group, name in defaults.items()
+    }

@@ -125,7 +125,7 @@ class TrainConfig:
     name: str = MISSING  # of the run: names its folder and its W&B group
     seed: int = MISSING  # of everything random
     init_from: str | None = None  # start from the weights of this checkpoint, with a fresh schedule
-    resume: str | None = None  # go on with this run: its folder, or a checkpoint of it
+    resume: str | None = None  # go on with this run: its folder, or a checkpoint of it; auto: this one, if it was begun
     tags: list[str] = field(default_factory=list)  # for W&B
     dataset: Any = MISSING
     model: ModelConfig = MISSING
@@ -194,6 +194,14 @@ def register() -> None:
     store.store(group="model", name="mmseg_schema", node=MMSegModelConfig)
     OmegaConf.register_new_resolver("project_root", lambda: str(PROJECT_ROOT), replace=True)
     OmegaConf.register_new_resolver("package_file", package_file, replace=True)
+    OmegaConf.register_new_resolver("last_checkpoint", last_checkpoint, replace=True)
+
+
+def last_checkpoint(runs_dir: str, name: str) -> str:
+    """Last checkpoint of the newest run of a name; where there is none, a path that says what was looked for."""
+    found = (Path(runs_dir) / name).glob("*/checkpoints/last.ckpt")
+    pattern = Path(runs_dir) / name / "*" / "checkpoints" / "last.ckpt"
+    return str(max(found, key=lambda path: path.stat().st_mtime, default=pattern))
 
 
 def package_file(package: str, relative: str) -> str:

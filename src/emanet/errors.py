@@ -4,6 +4,8 @@
 class EMANetError(Exception):
     """Base of all errors that the command line prints as one message, without a stack of internals."""
 
+    exit_code = 1
+
 
 class ConfigError(EMANetError):
     """A configuration value that makes no sense, or two that do not go together."""

@@ -36,7 +36,7 @@ class Stored(NamedTuple):
     settings: dict[str, Any]  #: configuration groups: ``model`` always, ``dataset`` and ``trainer`` if it is ours
     weights: dict[str, Tensor]
     description: Description  #: classes and input statistics
-    validation: dict[str, float]  #: scores at the time of writing, if it is ours
+    validation: dict[str, int | float]  #: scores at the time of writing, if it is ours
 
 
 class Restored(NamedTuple):

@@ -24,10 +24,12 @@ from emanet.callbacks.summary import print_scores
 from emanet.config import check
 from emanet.data.reading import read_image
 from emanet.errors import ConfigError
+from emanet.launch import own_rank
 from emanet.media import Source, find_sources, read_picture
 from emanet.predicting import Results, predict_sources
 from emanet.predictor import Predictor
 from emanet.restore import read_stored, restore_network
+from emanet.resume import find_checkpoint
 from emanet.submission import SubmissionWriter, image_sizes, submission_format
 from emanet.task import SegmentationTask
 from emanet.tracking import build_loggers, close_wandb
@@ -43,6 +45,9 @@ def train(cfg: DictConfig, run_dir: Path) -> float | None:
     """
     check(cfg)
     OmegaConf.resolve(cfg)
+    if own_rank() != 0:
+        logging.getLogger().setLevel(logging.ERROR)  # the first process speaks for all
+    checkpoint = find_checkpoint(cfg.resume, run_dir)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule = build_datamodule(cfg)
     datamodule.prepare_data()
@@ -67,26 +72,16 @@ def train(cfg: DictConfig, run_dir: Path) -> float | None:
     )
     trainer = build_trainer(cfg, run_dir, callbacks=instantiate_all(cfg.callbacks), loggers=loggers)
     try:
-        trainer.fit(task, datamodule, ckpt_path=find_checkpoint(cfg.resume))
-    finally:
-        close_wandb()
+        trainer.fit(task, datamodule, ckpt_path=checkpoint)
+    except BaseException:
+        close_wandb(exit_code=1)
+        raise
+    close_wandb()
     miou = trainer.callback_metrics.get("val/miou")
     return None if miou is None else float(miou)
 
 
-def find_checkpoint(resume: str | None) -> Path | None:
-    """The checkpoint to go on from: the one given, or the last one of the run folder given."""
-    if resume is None:
-        return None
-    path = Path(resume).expanduser()
-    if path.is_dir():
-        path = path / "checkpoints" / "last.ckpt"
-    if not path.is_file():
-        raise ConfigError(f"resume={resume}: no checkpoint at {path}; the run had not saved one yet: start it again")
-    return path
-
-
-def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, float]:
+def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, int | float]:
     """Evaluate a checkpoint as training validates; print and return the scores.
 
     The network, the data and the trainer are those stored in the checkpoint, with what the command line overrides.

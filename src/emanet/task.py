@@ -1,6 +1,6 @@
 """The training task: loss, metrics, optimiser, and the update of the bases over all devices."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -86,7 +86,10 @@ class SegmentationTask(L.LightningModule):
         self.seed = seed
         self.inference = inference
         self.palette = palette
-        self.validation: dict[str, float] = {}  # step and scores of the last validation, stored beside the weights
+        self.validation: dict[
+            str, int | float
+        ] = {}  # step and scores of the last validation, stored beside the weights
+        self.judge: Callable[[Tensor, Tensor], bool] | None = None  #: (loss, bases) of a step -> whether it is taken
         self._window: StepWindow | None = None
 
     # --- training ---------------------------------------------------------------------------------------------------
@@ -120,9 +123,12 @@ class SegmentationTask(L.LightningModule):
         scale = window.pixels_per_image * self.trainer.accumulate_grad_batches * self.trainer.world_size / count
         gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
         torch._foreach_mul_(gradients, scale.to(gradients[0].dtype))
-        self.net.emau.update_bases(mean_mu)
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/lr", optimizer.param_groups[0]["lr"], prog_bar=True)
+        if self.judge is None or self.judge(loss, mean_mu):
+            self.net.emau.update_bases(mean_mu)
+        else:  # without gradients the optimiser moves nothing, by momentum and weight decay neither
+            optimizer.zero_grad(set_to_none=True)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Ask to stop after the last step: Lightning then validates once more, whatever the interval."""

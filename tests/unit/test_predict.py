@@ -12,6 +12,7 @@ from PIL import Image
 import emanet
 from emanet import EMANet
 from emanet.attention import attention_sheet, base_maps, stretch
+from emanet.build import silence_known_warnings
 from emanet.data.palettes import voc_palette
 from emanet.data.transforms import Normalize
 from emanet.errors import ConfigError, WeightsError
@@ -47,6 +48,7 @@ def checkpoint(net, tmp_path_factory) -> Path:
     dataset = {"_target_": "emanet.data.folder.Folder", "name": "mine", "root": "/nowhere", "class_names": list(NAMES)}
     config = {"model": {"_target_": "emanet.EMANet", "pretrained": True, **OPTIONS}, "dataset": dataset}
     task = SegmentationTask(net, class_names=NAMES, max_steps=1, palette=PALETTE.tolist(), config=config)
+    silence_known_warnings()
     trainer = Trainer(logger=False, accelerator="cpu", enable_checkpointing=False, barebones=True)
     trainer.strategy.connect(task)
     path = tmp_path_factory.mktemp("checkpoint") / "last.ckpt"
@@ -78,7 +80,7 @@ def test_a_checkpoint_without_stored_classes_asks_its_data_set_which_need_not_be
     assert restore(tmp_path / "old.ckpt").names == NAMES
     content["hyper_parameters"]["dataset"] = {"_target_": "emanet.data.folder.Folder", "root": "/nowhere"}
     torch.save(content, tmp_path / "nameless.ckpt")
-    with pytest.raises(WeightsError, match="does not say what its classes are called: .*class_names"):
+    with pytest.raises(WeightsError, match=r"does not say what its classes are called: .*class_names"):
         restore(tmp_path / "nameless.ckpt")
 
 
@@ -204,7 +206,7 @@ def test_pictures_of_every_kind_become_eight_bit_rgb(tmp_path):
     grey = np.linspace(0, 255, 20 * 30).reshape(20, 30).astype(np.uint8)
     colour = photo(20, 30)
     Image.fromarray(grey).save(tmp_path / "grey.png")
-    Image.fromarray((grey.astype(np.uint16) * 257)).save(tmp_path / "grey16.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "grey16.png")
     Image.fromarray((grey / 255).astype(np.float32)).save(tmp_path / "float.tif")
     cv2.imwrite(str(tmp_path / "colour16.tif"), colour[..., ::-1].astype(np.uint16) * 257)
     cv2.imwrite(str(tmp_path / "colour16.png"), colour[..., ::-1].astype(np.uint16) * 257)
@@ -308,9 +310,7 @@ def test_a_failing_network_is_reported_and_says_what_to_do_when_memory_runs_out(
         def forward(self, image, return_bases=False):
             raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
 
-    full = Predictor(
-        Full(len(NAMES), **OPTIONS), class_names=NAMES, palette=PALETTE, **STATISTICS, device="cpu"
-    )
+    full = Predictor(Full(len(NAMES), **OPTIONS), class_names=NAMES, palette=PALETTE, **STATISTICS, device="cpu")
     Image.fromarray(photo()).save(tmp_path / "big.png")
     results = Results(tmp_path / "out", full)
     predict_sources(find_sources(str(tmp_path)), results, read=read_picture)

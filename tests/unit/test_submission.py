@@ -106,7 +106,10 @@ def test_the_checker_takes_what_the_server_takes(tmp_path):
         (lambda files: [*files, files[0]], r"2009_000001\.png: there twice"),
         (lambda files: [("2009_000001.png", files[0][1]), files[1]], "expected in results/VOC2012/Segmentation/comp6"),
         (lambda files: [(files[0][0], png(mask((40, 30)))), files[1]], "30x40 pixels, the image has 40x30"),
-        (lambda files: [(files[0][0], png(mask((30, 40)), "L")), files[1]], "a PNG of mode L, expected a PNG of mode P"),
+        (
+            lambda files: [(files[0][0], png(mask((30, 40)), "L")), files[1]],
+            "PNG of mode L, expected a PNG of mode P",
+        ),
         (lambda files: [(files[0][0], png(mask((30, 40)), "RGB")), files[1]], "mode RGB, expected a PNG of mode P"),
         (lambda files: [(files[0][0], png(mask((30, 40)), "L", "JPEG")), files[1]], "a JPEG of mode L"),
         (lambda files: [(files[0][0], png(np.full((30, 40), 21))), files[1]], "values 21, allowed are"),

@@ -1,9 +1,21 @@
-"""What listens to a run: progress, summary, pictures, checkpoints. Nothing here changes weights or metrics."""
+"""What listens to a run: progress, summary, pictures, checkpoints, guards. Nothing here changes weights or metrics."""
 
+from emanet.callbacks.check_ranks import CheckRanks
 from emanet.callbacks.checkpoints import LastCheckpoint
+from emanet.callbacks.guard import Guard
 from emanet.callbacks.prediction_sheet import PredictionSheet
 from emanet.callbacks.progress import RunProgress
+from emanet.callbacks.signals import SaveOnSignal
 from emanet.callbacks.summary import RunSummary
 from emanet.callbacks.wandb_media import WandbMedia
 
-__all__ = ["LastCheckpoint", "PredictionSheet", "RunProgress", "RunSummary", "WandbMedia"]
+__all__ = [
+    "CheckRanks",
+    "Guard",
+    "LastCheckpoint",
+    "PredictionSheet",
+    "RunProgress",
+    "RunSummary",
+    "SaveOnSignal",
+    "WandbMedia",
+]

@@ -48,7 +48,8 @@ class Folder(SegmentationDataModule):
 
     Arguments:
         class_names: names in the order of the class numbers, or
-        class_file: a text file with one name a line, or a YAML list, or
+        class_file: a text file with one name a line, a YAML list, or YAML pairs ``name: [r, g, b]`` that stand for
+            ``colors`` too, or
         num_classes: only their number.
         ignore_label: raw mask value that counts in no loss and no metric.
         class_map: raw mask value -> class number (255 = ignore), for every value that occurs, where the masks do not
@@ -77,9 +78,9 @@ class Folder(SegmentationDataModule):
         **options: Any,
     ):
         super().__init__(**options)
-        self.class_names = _class_names(class_names, class_file, num_classes)
+        self.class_names, table = _classes(class_names, class_file, num_classes)
         self.mask_encoding, self.mask_suffix, self.val_ratio = mask_encoding, mask_suffix, val_ratio
-        self.colors = {name: tuple(color) for name, color in (colors or {}).items()}
+        self.colors = {name: tuple(color) for name, color in (table | dict(colors or {})).items()}
         self.lut = self._table(ignore_label, class_map or {})
         self.palette = spread_palette(self.num_classes)
         if mask_encoding == "rgb":
@@ -148,8 +149,9 @@ class Folder(SegmentationDataModule):
             return samples
         self.first_existing(masks)
         if self.mask_encoding == "folders":
-            return [sample._replace(mask=masks) for sample in samples]
-        found = _by_stem(masks)
+            found = {path.stem: masks for name in self.class_names for path in (masks / name).glob("*.png")}
+        else:
+            found = _by_stem(masks)
         if lost := [sample.image.name for sample in samples if sample.name + self.mask_suffix not in found]:
             raise DatasetError(
                 f"{len(lost)} images of split '{split}' have no mask in {masks}: {some(lost)}; a mask has its image's "
@@ -181,27 +183,42 @@ class Folder(SegmentationDataModule):
         return class_lut(self.num_classes, (ignore_label,))
 
 
-def _class_names(names: Sequence[str], file: str | Path | None, number: int | None) -> tuple[str, ...]:
+Colors = dict[str, Sequence[int]]
+
+
+def _classes(names: Sequence[str], file: str | Path | None, number: int | None) -> tuple[tuple[str, ...], Colors]:
+    """Names of the classes, and the colours that their file gives them."""
     if sum((bool(names), file is not None, number is not None)) != 1:
         raise ConfigError("say the classes in one way: dataset.class_names, dataset.class_file or dataset.num_classes.")
+    colors: Colors = {}
     if file is not None:
-        names = _names_from_file(Path(file).expanduser())
+        names, colors = _read_classes(Path(file).expanduser())
     elif number is not None:
         names = [f"class {label}" for label in range(number)]
     if not 1 <= len(names) <= MAX_CLASSES or len(set(names)) < len(names):
         raise ConfigError(f"classes must be 1 to {MAX_CLASSES} different names, got {len(names)}: {some(list(names))}.")
-    return tuple(names)
+    return tuple(names), colors
 
 
-def _names_from_file(path: Path) -> list[str]:
+def _read_classes(path: Path) -> tuple[list[str], Colors]:
+    """Names, and colours where the file is YAML with pairs; ``ignore`` has a colour but is no class."""
     if not path.is_file():
         raise ConfigError(f"dataset.class_file={path}: no such file.")
     if path.suffix not in (".yaml", ".yml"):
-        return read_lines(path)
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(content, list):
-        raise ConfigError(f"dataset.class_file={path} must hold a YAML list of names, got {type(content).__name__}.")
-    return [str(name) for name in content]
+        return read_lines(path), {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"dataset.class_file={path} is no YAML: {error}") from error
+    if isinstance(content, list):
+        return [str(name) for name in content], {}
+    if isinstance(content, dict) and all(isinstance(color, list) for color in content.values()):
+        colors: Colors = {str(name): color for name, color in content.items()}
+        return [name for name in colors if name != "ignore"], colors
+    raise ConfigError(
+        f"dataset.class_file={path} must hold a YAML list of names, or pairs 'name: [r, g, b]', got "
+        f"{type(content).__name__}."
+    )
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:

@@ -199,14 +199,12 @@ def contact_sheet(datamodule: SegmentationDataModule, split: str, *, pictures: i
     columns = ["image", "overlaid", "mask"] if masks else ["image"]
     abreast = min(2 if masks else 4, len(shown))
     rows = [
-        SheetRow("     ".join(name for name, _ in group), [picture for _, row in group for picture in row])
+        SheetRow("   |   ".join(name for name, _ in group), [picture for _, row in group for picture in row])
         for group in (shown[i : i + abreast] for i in range(0, len(shown), abreast))
     ]
     width = sheet_width(len(columns) * abreast, CELL)
     footer = legend_of(masks, datamodule.class_names, datamodule.palette, width=width - 40) if masks else None
-    subtitle = f"{len(samples)} images, {datamodule.num_classes} classes; shown: {len(shown)}"
-    if masks:
-        subtitle += " drawn at random, with the classes that occur in them below"
+    subtitle = f"{len(shown)} of {len(samples)} images, drawn at random; {datamodule.num_classes} classes"
     return sheet(
         rows,
         columns * abreast,

@@ -1,0 +1,139 @@
+"""docs/results.md: published figures beside those of our runs, made from files; nothing is typed twice.
+
+``docs/published.yaml`` holds the published figures with sources, ``docs/runs/NAME.MEASURE.json`` the summary.json of each
+run that counts. ``python src/results.py`` writes the page; ``python src/results.py FOLDER[:MEASURE]`` keeps a run first.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import OmegaConf
+
+from emanet.complexity import published_rows
+from emanet.config import PROJECT_ROOT
+from emanet.errors import ConfigError
+
+DOCS = PROJECT_ROOT / "docs"
+PAGE, PUBLISHED, RUNS = DOCS / "results.md", DOCS / "published.yaml", DOCS / "runs"
+NOT_RUN = "not run"
+
+
+class Run(NamedTuple):
+    """A kept run: its experiment's name, what was measured, and its summary."""
+
+    name: str
+    measure: str
+    summary: dict[str, Any]
+
+    @property
+    def miou(self) -> str:
+        """mIoU in percent."""
+        value = self.summary.get("val/miou")
+        return "no score" if value is None else f"{100 * value:.2f}"
+
+    @property
+    def circumstances(self) -> str:
+        """Steps, time, hardware, seed and commit."""
+        summary = self.summary
+        hardware, git = summary.get("hardware") or {}, summary.get("git") or {}
+        gpus = hardware.get("gpus") or []
+        machine = f"{len(gpus)}x {gpus[0]}" if gpus else f"{hardware.get('cpu')}, {hardware.get('threads')} threads"
+        commit = f"{str(git['commit'])[:10]}{' and changes' if git.get('dirty') else ''}" if git else "no commit"
+        minutes = f"{summary.get('seconds_total', 0) / 60:.1f} min"
+        return f"{summary.get('steps')} steps, {minutes}, {machine}, seed {summary.get('seed')}, {commit}"
+
+
+def read_published(path: Path = PUBLISHED) -> dict[str, Any]:
+    """The published figures."""
+    content: Any = OmegaConf.to_container(OmegaConf.load(path))
+    return content
+
+
+def read_runs(folder: Path = RUNS) -> list[Run]:
+    """The runs that were kept, by name."""
+    return [
+        Run(*path.stem.rsplit(".", 1), json.loads(path.read_text(encoding="utf-8")))
+        for path in sorted(folder.glob("*.*.json"))
+    ]
+
+
+def keep_run(argument: str, measures: Iterable[str], folder: Path = RUNS) -> Path:
+    """Copy the summary of a run, ``FOLDER`` or ``FOLDER:MEASURE``, beside those that the page shows.
+
+    Raises:
+        ConfigError: for a measure that is not known, or a folder without the summary of a finished run.
+    """
+    run, _, measure = argument.partition(":")
+    measure = measure or "ss"
+    if measure not in measures:
+        raise ConfigError(f"a run is measured as one of {', '.join(measures)}, got {measure!r}")
+    path = Path(run).expanduser() / "summary.json"
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; give the folder of a run that has finished")
+    text = path.read_text(encoding="utf-8")
+    summary = json.loads(text)
+    if summary.get("status") != "finished" or not re.fullmatch(r"[\w-]+", str(summary.get("name"))):
+        raise ConfigError(f"{path}: status {summary.get('status')!r}, name {summary.get('name')!r}; only finished runs")
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{summary['name']}.{measure}.json"
+    target.write_text(text, encoding="utf-8")
+    return target
+
+
+def render(published: dict[str, Any], runs: Sequence[Run]) -> str:
+    """The page."""
+    found = {(run.name, run.measure): run for run in runs}
+    rows, shown = [], set()
+    for entry in published["results"]:
+        key = (entry["experiment"], entry["measure"])
+        run = found.get(key)
+        shown.add(key)
+        figure = "none published by the authors" if entry["miou"] is None else f"{entry['miou']}"
+        measure = published["measures"][entry["measure"]]
+        ours = (NOT_RUN, "") if run is None else (run.miou, run.circumstances)
+        rows.append((f"`{key[0]}`", entry["data"], entry["net"], measure, figure, entry["source"], *ours))
+    others = [
+        (f"`{run.name}`", str(run.summary.get("dataset")), run.miou, run.circumstances)
+        for run in runs
+        if (run.name, run.measure) not in shown
+    ]
+    ports = [(p["port"], p["data"], f"{p['r50']:.2f}", f"{p['r101']:.2f}", p["source"]) for p in published["ports"]]
+    costs = published["costs"]
+    accuracy = [(f"{row.get('ss', '')}", f"{row.get('ms', '')}") for row in costs["rows"]]
+    cost_rows = [(*row[:4], *scores, *row[4:]) for row, scores in zip(published_rows(costs), accuracy, strict=True)]
+    sections = [
+        "# Results",
+        "Made by `python src/results.py` from `docs/published.yaml` and `docs/runs/`; not edited by hand. mIoU in %.",
+        "## Published by the authors, and ours",
+        table("experiment, data, network, measure, published, source, ours, our run", rows),
+        *(["## Other runs", table("run, data, mIoU, circumstances", others)] if others else []),
+        "## Cost",
+        f"{costs['setting']}. Source: {costs['source']}. {costs['note']}",
+        table(
+            "method, G MACs, M params, memory, single scale, MS + flip, ours so: G MACs, ours so: M params, "
+            "ours whole: G MACs, ours whole: M params",
+            cost_rows,
+        ),
+        "## Other implementations",
+        table("port, data, R-50, R-101, source", ports),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def table(header: str, rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; the header's columns are separated by commas."""
+    names = header.split(", ")
+    lines = [names, ["---"] * len(names), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Keep the runs that are named, and write the page."""
+    published = read_published()
+    for argument in arguments:
+        print(f"kept {keep_run(argument, published['measures'])}")
+    PAGE.write_text(render(published, read_runs()), encoding="utf-8")
+    print(f"written {PAGE}")
