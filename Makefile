@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow lint type check bench clean distclean
+.PHONY: help setup train test test-slow test-slurm lint type check bench clean distclean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}'
@@ -27,6 +27,10 @@ test: setup ## Run the tests
 
 test-slow: setup ## Run the tests that take longer
 	$(BIN)/python -m pytest -m slow
+
+test-slurm: setup ## Run the tests with a real Slurm, installed and started on this machine (Debian, root)
+	$(BIN)/python -m pip install --quiet --editable '.[slurm]'
+	tests/slurm/start.sh run $(BIN)/python -m pytest -m slurm tests/slurm
 
 lint: setup ## Check format and style
 	$(BIN)/ruff format --check .

@@ -68,7 +68,9 @@ class Zygote:
 
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
+        self._process.stdout.close()
         self._process.wait(timeout=60)
 
     def ask(self, **request: Any) -> int:

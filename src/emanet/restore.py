@@ -74,6 +74,7 @@ def restore_network(stored: Stored, model: Mapping[str, Any], *, num_classes: in
     node = OmegaConf.create({**model, "pretrained": False})  # the checkpoint holds the backbone's weights too
     net = build_network(node, num_classes)
     load_weights(net, stored.weights, source=stored.source)
+    net.description = stored.description  # for save_pretrained
     return net.eval()
 
 

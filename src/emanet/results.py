@@ -1,7 +1,8 @@
 """docs/results.md: published figures beside those of our runs, made from files; nothing is typed twice.
 
-``docs/published.yaml`` holds the published figures with sources, ``docs/runs/NAME.MEASURE.json`` the summary.json of each
-run that counts. ``python src/results.py`` writes the page; ``python src/results.py FOLDER[:MEASURE]`` keeps a run first.
+``docs/published.yaml`` holds the published figures with sources, ``docs/runs/NAME.MEASURE.json`` the summary.json of
+each run that counts. ``python src/results.py`` writes the page, ``python src/results.py FOLDER[:MEASURE]`` keeps a run
+first.
 """
 
 import json
@@ -54,10 +55,11 @@ def read_published(path: Path = PUBLISHED) -> dict[str, Any]:
 
 def read_runs(folder: Path = RUNS) -> list[Run]:
     """The runs that were kept, by name."""
-    return [
-        Run(*path.stem.rsplit(".", 1), json.loads(path.read_text(encoding="utf-8")))
-        for path in sorted(folder.glob("*.*.json"))
-    ]
+    runs = []
+    for path in sorted(folder.glob("*.*.json")):
+        name, _, measure = path.stem.rpartition(".")
+        runs.append(Run(name, measure, json.loads(path.read_text(encoding="utf-8"))))
+    return runs
 
 
 def keep_run(argument: str, measures: Iterable[str], folder: Path = RUNS) -> Path:
@@ -85,42 +87,71 @@ def keep_run(argument: str, measures: Iterable[str], folder: Path = RUNS) -> Pat
 
 def render(published: dict[str, Any], runs: Sequence[Run]) -> str:
     """The page."""
-    found = {(run.name, run.measure): run for run in runs}
-    rows, shown = [], set()
-    for entry in published["results"]:
-        key = (entry["experiment"], entry["measure"])
-        run = found.get(key)
-        shown.add(key)
-        figure = "none published by the authors" if entry["miou"] is None else f"{entry['miou']}"
-        measure = published["measures"][entry["measure"]]
-        ours = (NOT_RUN, "") if run is None else (run.miou, run.circumstances)
-        rows.append((f"`{key[0]}`", entry["data"], entry["net"], measure, figure, entry["source"], *ours))
-    others = [
-        (f"`{run.name}`", str(run.summary.get("dataset")), run.miou, run.circumstances)
-        for run in runs
-        if (run.name, run.measure) not in shown
-    ]
-    ports = [(p["port"], p["data"], f"{p['r50']:.2f}", f"{p['r101']:.2f}", p["source"]) for p in published["ports"]]
     costs = published["costs"]
-    accuracy = [(f"{row.get('ss', '')}", f"{row.get('ms', '')}") for row in costs["rows"]]
-    cost_rows = [(*row[:4], *scores, *row[4:]) for row, scores in zip(published_rows(costs), accuracy, strict=True)]
+    others = other_rows(published, runs)
+    ports = [(p["port"], p["data"], f"{p['r50']:.2f}", f"{p['r101']:.2f}", p["source"]) for p in published["ports"]]
     sections = [
         "# Results",
         "Made by `python src/results.py` from `docs/published.yaml` and `docs/runs/`; not edited by hand. mIoU in %.",
         "## Published by the authors, and ours",
-        table("experiment, data, network, measure, published, source, ours, our run", rows),
-        *(["## Other runs", table("run, data, mIoU, circumstances", others)] if others else []),
+        table("experiment, data, network, measure, published, source, ours, our run", result_rows(published, runs)),
+        *(["## Other runs", table("run, data, measure, mIoU, circumstances", others)] if others else []),
         "## Cost",
         f"{costs['setting']}. Source: {costs['source']}. {costs['note']}",
         table(
             "method, G MACs, M params, memory, single scale, MS + flip, ours so: G MACs, ours so: M params, "
             "ours whole: G MACs, ours whole: M params",
-            cost_rows,
+            cost_rows(published),
         ),
         "## Other implementations",
         table("port, data, R-50, R-101, source", ports),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def belongs(run: Run, entry: dict[str, Any]) -> bool:
+    """Whether a run stands beside a published figure: same experiment, and same measure where that is stated."""
+    return run.name == entry["experiment"] and entry["measure"] in (run.measure, "unstated")
+
+
+def result_rows(published: dict[str, Any], runs: Sequence[Run]) -> list[tuple[str, ...]]:
+    """A row for each published figure, with our runs of the same kind."""
+    rows = []
+    for entry in published["results"]:
+        figure = "none published by the authors" if entry["miou"] is None else str(entry["miou"])
+        measures = published["measures"]
+        matching = [run for run in runs if belongs(run, entry)]
+        unstated = entry["measure"] == "unstated"
+        ours = [f"{run.miou} ({measures[run.measure]})" if unstated else run.miou for run in matching]
+        told = [f"`{entry['experiment']}`", entry["data"], entry["net"], measures[entry["measure"]], figure]
+        circumstances = "; ".join(run.circumstances for run in matching)
+        rows.append((*told, entry["source"], "; ".join(ours) or NOT_RUN, circumstances))
+    return rows
+
+
+def other_rows(published: dict[str, Any], runs: Sequence[Run]) -> list[tuple[str, ...]]:
+    """A row for each run that no published figure stands beside."""
+    return [
+        (
+            f"`{run.name}`",
+            str(run.summary.get("dataset")),
+            published["measures"][run.measure],
+            run.miou,
+            run.circumstances,
+        )
+        for run in runs
+        if not any(belongs(run, entry) for entry in published["results"])
+    ]
+
+
+def cost_rows(published: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The published costs beside ours, with the published scores of the same network."""
+    scores = {(entry["experiment"], entry["measure"]): entry["miou"] for entry in published["results"]}
+    rows = []
+    for entry, row in zip(published["costs"]["rows"], published_rows(published["costs"]), strict=True):
+        pair = [entry.get(m) or scores.get((entry.get("experiment"), m), "") for m in ("ss", "ms")]
+        rows.append((*row[:4], *map(str, pair), *row[4:]))
+    return rows
 
 
 def table(header: str, rows: Iterable[Sequence[str]]) -> str:

@@ -29,7 +29,12 @@ CASES: dict[str, dict[str, Any]] = {
     "accumulated": {"task": {"reduction": "valid_pixels"}, "trainer": {"accumulate_grad_batches": 2}},
     "bases by gradient": {"net": {"maintenance": "backprop", "gradient": "full"}},
     "validated": {"val": True, "trainer": {"val_check_interval": 2, "max_epochs": 2}},
-    "running statistics": {"net": {"bn_momentum": 0.5}, "task": {"frozen_bn": False}, "steps": 1},
+    "running statistics": {
+        "net": {"bn_momentum": 0.5},
+        "task": {"frozen_bn": False},
+        "trainer": {"accumulate_grad_batches": 2},  # two forwards before the statistics are averaged
+        "steps": 2,
+    },
 }
 
 
@@ -122,9 +127,10 @@ def test_three_validation_images_on_two_ranks_count_once_each(ranks: list):
 
 def test_running_statistics_are_the_mean_over_the_ranks_on_every_rank(ranks: list):
     moved = []
-    for batch in STEPS[0]:
+    for rank in range(WORLD):
         net = tiny_net(**CASES["running statistics"]["net"]).double().train()
-        net(batch["image"])
+        for step in STEPS[:2]:
+            net(step[rank]["image"])
         moved.append(net.state_dict())
     keys = [key for key in moved[0] if key.endswith(("running_mean", "running_var"))]
     assert keys

@@ -48,7 +48,11 @@ def test_every_experiment_has_a_row_and_its_header_the_same_figure(published):
 
 def test_what_was_not_run_says_so_and_a_run_fills_its_own_row_alone(published):
     def cells(page: str) -> dict[tuple[str, str], list[str]]:
-        rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| `")]
+        rows = [
+            [cell.strip() for cell in line.strip("|").split("|")]
+            for line in page.splitlines()
+            if line.startswith("| `")
+        ]
         return {(row[0], row[3]): row for row in rows if len(row) > 6}
 
     empty = cells(render(published, []))
@@ -62,9 +66,14 @@ def test_what_was_not_run_says_so_and_a_run_fills_its_own_row_alone(published):
     assert row[7] == "30000 steps, 10.0 min, 2x H100, seed 0, 0123456789"
 
 
+def test_where_the_published_scales_are_not_stated_ours_are(published):
+    page = render(published, [Run("coco_stuff_10k_r101", "ms", SUMMARY)])
+    assert "| not stated | 39.9 | docs/FACTS.md, 2 | 80.12 (multi-scale and flip) |" in page
+
+
 def test_a_run_without_a_published_figure_stands_among_the_others(published):
     page = render(published, [Run("quickstart", "ss", SUMMARY | {"name": "quickstart", "dataset": "blue_marble"})])
-    assert "| `quickstart` | blue_marble | 80.12 |" in page
+    assert "| `quickstart` | blue_marble | single scale | 80.12 |" in page
     assert "## Other runs" not in render(published, [])
 
 
@@ -79,7 +88,7 @@ def test_a_finished_run_is_kept_under_its_name_and_measure(tmp_path: Path, publi
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("{run}:fast", "one of ss, ss_os8, ms, test, got 'fast'"),
+        ("{run}:fast", "one of ss, ss_os8, ms, test, unstated, got 'fast'"),
         ("{run}/nowhere", r"no such file; give the folder"),
         ("{run}", "status 'running'"),
     ],

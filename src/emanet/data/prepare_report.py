@@ -68,6 +68,8 @@ def prepare(
                 console.print(plan_lines(preparation, preparation.plan()), soft_wrap=True, highlight=False)
             else:
                 console.print(count_lines(preparation, preparation.run()), soft_wrap=True, highlight=False)
+        except KeyboardInterrupt as stop:
+            raise DatasetError(f"{name}: interrupted; the same command goes on where it stopped.") from stop
         except EMANetError as error:
             if dataset != "all":
                 raise

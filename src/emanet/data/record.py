@@ -75,10 +75,14 @@ def locked(root: Path) -> Iterator[None]:
     """Hold a folder for one process, until it ends in whatever way.
 
     Raises:
-        DatasetError: if another process holds it.
+        DatasetError: if another process holds it, or it cannot be written.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / ".prepare.lock").open("w") as file:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        file = (root / ".prepare.lock").open("w")
+    except OSError as error:
+        raise DatasetError(f"cannot write to {root} ({error}); set dataset.root=... to a folder of yours.") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

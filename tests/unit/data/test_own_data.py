@@ -112,7 +112,7 @@ MISTAKES = [
     (jpeg_named_png, "stored as JPEG"),
     (
         lambda root: as_rgb(root / "masks" / "train", "train0", np.zeros((60, 80))),
-        "colour channels .* mask_encoding=rgb",
+        "colour channels .*mask_encoding=rgb",
     ),
     (lambda root: (root / "masks" / "train" / "train0.png").unlink(), "1 images of split 'train' have no mask"),
 ]

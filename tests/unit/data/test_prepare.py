@@ -277,6 +277,23 @@ def test_two_runs_do_not_meet_in_one_folder(tiny, tmp_path: Path):
         lenient("ade20k", tmp_path, folder).run()
 
 
+def test_a_folder_that_cannot_be_written_is_named(tiny, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DatasetError, match=r"cannot write to .*file/root .*dataset\.root"):
+        lenient("ade20k", tmp_path / "file" / "root", tiny("ade20k")).run()
+
+
+def test_an_interruption_says_how_to_go_on(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tiny("ade20k")
+
+    def stop(*_arguments: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "unpack", stop)
+    with pytest.raises(DatasetError, match="ade20k: interrupted; the same command goes on"):
+        prepare("ade20k", data_dir=tmp_path, source=str(folder), console=Console(quiet=True))
+
+
 def test_what_a_user_unpacked_is_taken_as_it_is(tiny, tmp_path: Path):
     folder = tiny("ade20k")
     shutil.unpack_archive(folder / "ADEChallengeData2016.zip", tmp_path)
