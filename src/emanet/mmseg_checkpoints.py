@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from emanet.errors import WeightsError
-from emanet.hub import Description
+from emanet.hub import UNKNOWN, Description
 from emanet.mmseg import AUX_WEIGHT, MMSegEMANet
 from emanet.weights import load_weights, read_checkpoint, unwrap_state_dict
 
@@ -125,7 +125,7 @@ def describe(meta: Any, net: MMSegEMANet) -> Description | None:
     if not names or len(names) != net.num_classes:
         return None
     return Description(
-        dataset="mmsegmentation",
+        dataset=UNKNOWN,
         class_names=list(map(str, names)),
         palette=[list(map(int, color)) for color in palette] if palette else None,
     )

@@ -102,7 +102,7 @@ def test_the_full_network_has_the_size_counted_by_hand(name: str):
     cfg = composed(name)
     check(cfg)
     cfg.model.pretrained = False
-    OmegaConf.resolve(cfg)
+    OmegaConf.resolve(cfg.dataset)
     assert cfg.name == name
     with torch.device("meta"):
         net = build_network(cfg.model, build_datamodule(cfg).num_classes)
