@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from fake_data import write_voc
 from zygote import LAUNCHERS, SRC, TINY
 
@@ -206,9 +207,11 @@ def test_torchrun_gives_both_processes_one_folder_and_a_restart_goes_on_in_it(da
 @pytest.mark.slow
 def test_sigterm_to_the_first_of_two_processes_saves_and_ends_both(data, tmp_path):
     process = subprocess.Popen(
-        [sys.executable, str(SRC / "train.py"), *options(data), *DDP]
-        + ["trainer.max_steps=100000", "callbacks.save_on_signal.every_n_steps=2", "callbacks.last.every_n_steps=5"]
-        + ["trainer.val_every_n_steps=100000", f"hydra.run.dir={tmp_path / 'run'}"],
+        [
+            *(sys.executable, str(SRC / "train.py"), *options(data), *DDP, f"hydra.run.dir={tmp_path / 'run'}"),
+            *("trainer.max_steps=100000", "trainer.val_every_n_steps=100000"),
+            *("callbacks.save_on_signal.every_n_steps=2", "callbacks.last.every_n_steps=5"),
+        ],
         cwd=tmp_path,
         env=environment(),
         stdout=subprocess.PIPE,

@@ -36,7 +36,7 @@ class MMSegEMAU(EMAU):
         ValueError: for an ``eps`` that does not go with the other options.
     """
 
-    def __init__(self, channels: int, *, eps: Eps = "floor", normalise_mean: bool = True, **options: Any) -> None:
+    def __init__(self, channels: int, *, eps: str = "floor", normalise_mean: bool = True, **options: Any) -> None:
         super().__init__(channels, **options)
         if eps not in get_args(Eps):
             raise ValueError(f"eps must be one of {', '.join(get_args(Eps))}, got eps={eps!r}")
@@ -44,7 +44,7 @@ class MMSegEMAU(EMAU):
             raise ValueError(
                 f"eps=floor needs norm=l2 and gradient=none, got norm={self.norm}, gradient={self.gradient}"
             )
-        self.eps: Eps = eps
+        self.eps = eps
         self.normalise_mean = normalise_mean
 
     def attend(self, x: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b n k"], Float[Tensor, "b c k"]]:
@@ -93,7 +93,7 @@ class MMSegEMANet(EMANet):
         backbone: str = "resnet50c",
         multi_grid: list[int] | None = None,
         channels: int = 512,
-        eps: Eps = "floor",
+        eps: str = "floor",
         normalise_mean: bool = True,
         concat: bool = True,
         align_corners: bool = False,

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from fake_data import write_voc
 from test_processes import environment
 from zygote import SRC, TINY

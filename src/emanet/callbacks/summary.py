@@ -16,6 +16,7 @@ from rich.table import Table
 from torch import nn
 
 from emanet.csv_logger import RunCSVLogger
+from emanet.interrupts import InterruptedRunError
 from emanet.metrics import SegmentationScores
 from emanet.provenance import command_line, git_state, hardware, versions
 
@@ -113,7 +114,8 @@ class RunSummary(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Write why the run ended early."""
-        self._write(trainer, "failed", error=f"{type(exception).__name__}: {exception}")
+        status = "stopped" if isinstance(exception, (InterruptedRunError, KeyboardInterrupt)) else "failed"
+        self._write(trainer, status, error=f"{type(exception).__name__}: {exception}")
 
     def _images_per_second(self) -> float:
         """Training throughput over all devices, validations left out."""

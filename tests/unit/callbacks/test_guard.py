@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from tiny import RecordingTask, fit, tiny_batch, tiny_net
 
 from emanet.callbacks import Guard
 from emanet.callbacks.guard import BadStepError
+from tiny import RecordingTask, fit, tiny_batch, tiny_net
 
 
 def batches(*, bad: int | None = None, kind: str = "nan") -> list[dict[str, Any]]:
