@@ -94,6 +94,9 @@ def test_evaluation_prints_the_miou_of_the_validation_that_wrote_the_checkpoint_
         printed = re.search(r"val/miou ([\d.e-]+) \(stored: ([\d.e-]+)\)", done.stdout)
         assert printed, done.stdout
         assert float(printed[1]) == float(printed[2]) == stored
+        assert json.loads((voc_run / "eval" / "summary.json").read_text())["val/miou"] == pytest.approx(
+            stored, abs=1e-7
+        )
 
 
 def test_k_and_the_three_momenta_reach_bases_optimiser_and_batch_norm(tmp_path):

@@ -23,8 +23,8 @@ from emanet.errors import ConfigError
 from emanet.inference import Inference, predict_logits
 from emanet.interop import to_reference_state_dict
 from emanet.metrics import SegmentationMetrics
+from emanet.prediction.submission import SubmissionError
 from emanet.run import evaluate, predict
-from emanet.submission import SubmissionError
 from emanet.task import SegmentationTask
 from fake_data import write_voc
 

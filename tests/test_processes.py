@@ -20,7 +20,7 @@ from zygote import LAUNCHERS, SRC, TINY
 DDP = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "callbacks.prediction_sheet=null"]
 
 # Draws other values in every process, as Optuna's does, without the need for Optuna.
-SWEEPER = '''
+SWEEPER = """
 import os
 from hydra.plugins.sweeper import Sweeper
 from hydra.core.config_store import ConfigStore
@@ -37,20 +37,20 @@ class DrawingSweeper(Sweeper):
             drawn = int.from_bytes(os.urandom(6), "big") / 2**48 * 1e-2
             [done] = self.launcher.launch([[*arguments, f"optim.lr={drawn}", f"model.K={3 + job}"]], job)
             print("OBJECTIVE", job, done.return_value, flush=True)
-'''
+"""
 
 # Batch norms as in evaluation: on a CPU there are none that are synchronised.
-FREEZE = '''
+FREEZE = """
 import lightning as L
 from torch.nn.modules.batchnorm import _BatchNorm
 class Freeze(L.Callback):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         for module in pl_module.modules():
             if isinstance(module, _BatchNorm): module.eval()
-'''
+"""
 
 # Notes every file that a process opens for writing.
-WATCH = '''
+WATCH = """
 import os, sys
 def note(event, args):
     if event == "open" and isinstance(args[0], str) and isinstance(args[1], str) and set(args[1]) & set("wax+"):
@@ -59,7 +59,7 @@ def note(event, args):
             with os.fdopen(os.open(os.environ["NOTES"], os.O_WRONLY | os.O_APPEND | os.O_CREAT), "w") as file:
                 file.write(f"{os.environ.get('LOCAL_RANK', '0')} {name}\\n")
 sys.addaudithook(note)
-'''
+"""
 
 
 def environment(**more: str) -> dict[str, str]:

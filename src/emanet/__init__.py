@@ -9,13 +9,13 @@ __version__ = "0.1.0"
 __all__ = ["EMAU", "EMANet", "Predictor", "__version__", "e_step", "m_step", "predict"]
 
 if TYPE_CHECKING:
-    from emanet.predictor import Predictor, predict
+    from emanet.prediction.predictor import Predictor, predict
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs Lightning and the data sets only when it is asked for."""
     if name not in ("Predictor", "predict"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from emanet import predictor
+    from emanet.prediction import predictor
 
     return getattr(predictor, name)

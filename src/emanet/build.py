@@ -183,9 +183,10 @@ def has_cpu_bfloat16() -> bool:
 
 def silence_known_warnings() -> None:
     """Leave out Lightning's notices and warnings that are wrong or useless here; each with its reason."""
-    lightning_log = logging.getLogger("lightning.pytorch")
-    lightning_log.handlers.clear()  # Hydra's console shows them already
-    lightning_log.setLevel(logging.WARNING)  # which devices there are not, and advertisements
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        lightning_log = logging.getLogger(name)
+        lightning_log.handlers.clear()  # Hydra's console shows them already
+        lightning_log.setLevel(logging.WARNING)  # which devices there are not, ranks, and advertisements
     for message in (
         ".*recommended to use `self.log.*sync_dist=True.*",  # scores are reduced inside the metric, in int64
         ".*number of training batches .* is smaller than the logging interval.*",  # steps count here, not epochs

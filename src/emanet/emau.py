@@ -19,12 +19,12 @@ EPS = 1e-6  # added to the norms, as the authors' code does (not a lower bound)
 
 
 def e_step(x: Float[Tensor, "b c n"], mu: Float[Tensor, "b c k"]) -> Float[Tensor, "b n k"]:
-    """Assign pixels to bases: ``z = softmax_k(x^T mu)``; every pixel's responsibilities sum to 1 (paper eq. 9)."""
+    """Assign pixels to bases, the paper's "responsibility estimation": ``z = softmax_k(x^T mu)``, rows sum to 1."""
     return torch.softmax(x.transpose(1, 2) @ mu, dim=2)
 
 
 def m_step(x: Float[Tensor, "b c n"], z: Float[Tensor, "b n k"], norm: Norm = "l2") -> Float[Tensor, "b c k"]:
-    """Re-estimate the bases: the mean of the pixels weighted by ``z``, then normalised over channels (paper eq. 10)."""
+    """Re-estimate the bases, the paper's "likelihood maximization": means weighted by ``z``, then normalised."""
     weights = z / (EPS + z.sum(dim=1, keepdim=True))
     return normalise(x @ weights, norm)
 
@@ -65,7 +65,7 @@ def expectation_maximization(
 
 
 class EMAU(nn.Module):
-    r"""Expectation-Maximization Attention Unit (paper section 3.3, figure 2).
+    r"""Expectation-Maximization Attention Unit (paper section 3).
 
     .. math::
         (z, \mu) = \mathrm{EM}_T(W_1 x + b_1), \quad
@@ -170,10 +170,10 @@ class EMAU(nn.Module):
 
     @torch.no_grad()
     def update_bases(self, mu: Float[Tensor, "b c k"]) -> None:
-        """Move the stored bases towards the mean of ``mu`` over the batch (paper eq. 13), once per optimiser step.
+        """Move the stored bases towards the mean of ``mu`` over the batch, once per optimiser step.
 
-        In place, because a re-assigned buffer is neither synchronised by DDP nor seen by an exported graph. Bases that
-        are a parameter (``backprop``) or fixed (``none``) do not move.
+        The paper's "bases maintenance". In place, because a re-assigned buffer is neither synchronised by DDP nor seen
+        by an exported graph. Bases that are a parameter (``backprop``) or fixed (``none``) do not move.
         """
         if self.maintenance != "moving_average":
             return

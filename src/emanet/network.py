@@ -1,4 +1,4 @@
-"""EMANet: backbone, channel reduction, expectation-maximization attention, classifier (paper section 3, figure 2)."""
+"""EMANet: backbone, channel reduction, expectation-maximization attention, classifier (paper section 3)."""
 
 from collections import OrderedDict
 from collections.abc import Sequence

@@ -20,17 +20,17 @@ from emanet.build import (
     resolved,
 )
 from emanet.callbacks import RunProgress
-from emanet.callbacks.summary import print_scores
+from emanet.callbacks.summary import print_scores, write_evaluation
 from emanet.config import check
 from emanet.data.reading import read_image
 from emanet.errors import ConfigError
 from emanet.launch import own_rank
-from emanet.media import Source, find_sources, read_picture
-from emanet.predicting import Results, predict_sources
-from emanet.predictor import Predictor
+from emanet.prediction.media import Source, find_sources, read_picture
+from emanet.prediction.predicting import Results, predict_sources
+from emanet.prediction.predictor import Predictor
+from emanet.prediction.submission import SubmissionWriter, image_sizes, submission_format
 from emanet.restore import read_stored, restore_network
 from emanet.resume import find_checkpoint
-from emanet.submission import SubmissionWriter, image_sizes, submission_format
 from emanet.task import SegmentationTask
 from emanet.tracking import build_loggers, close_wandb
 from emanet.weights import load_weights, read_checkpoint
@@ -48,6 +48,8 @@ def train(cfg: DictConfig, run_dir: Path) -> float | None:
     if own_rank() != 0:
         logging.getLogger().setLevel(logging.ERROR)  # the first process speaks for all
     checkpoint = find_checkpoint(cfg.resume, run_dir)
+    if checkpoint is not None:
+        log.info("going on from %s", checkpoint)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule = build_datamodule(cfg)
     datamodule.prepare_data()
@@ -99,13 +101,19 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, int | float]:
     datamodule.setup("validate")
     net = restore_network(stored, resolved(cfg.model), num_classes=datamodule.num_classes)
     task = SegmentationTask(
-        prepare_network(cfg, net), class_names=datamodule.class_names, max_steps=1, inference=inference
+        prepare_network(cfg, net),
+        class_names=datamodule.class_names,
+        max_steps=1,
+        inference=inference,
+        config={"name": stored.settings.get("name", cfg.name), "seed": stored.settings.get("seed")},
     )
     trainer = build_trainer(cfg, run_dir, callbacks=[RunProgress()], loggers=[])
     trainer.validate(task, datamodule, verbose=False)
     print_scores(task.metrics.compute(), task.class_names)
     before = stored.validation.get("val/miou")
     print(f"val/miou {task.validation['val/miou']!r}" + (f" (stored: {before!r})" if before is not None else ""))
+    asked = {"checkpoint": str(cfg.checkpoint), "eval": resolved(cfg.eval), "model": resolved(cfg.model)}
+    write_evaluation(run_dir / "summary.json", trainer, task, asked, steps=stored.validation.get("step"))
     return task.validation
 
 

@@ -21,6 +21,8 @@ def read_checkpoint(path: str | Path) -> dict:
         WeightsError: for a file that is missing, truncated, or holds more than tensors and plain containers.
     """
     path = Path(path).expanduser()
+    if (path / "model.safetensors").is_file():  # a folder of save_pretrained
+        path = path / "model.safetensors"
     if not path.is_file():
         raise WeightsError(f"no weights at {path}: give the path of an existing file")
     try:

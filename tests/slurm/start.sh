@@ -40,6 +40,7 @@ start_munge() {
 
 start() {
   install_packages
+  runs "$ROOT/run/slurmctld.pid" || rm -rf "$ROOT"/{state,spool} # jobs of another time would occupy the node
   write_configuration
   start_munge
   runs "$ROOT/run/slurmctld.pid" || slurmctld -f "$CONF"

@@ -11,16 +11,16 @@ from PIL import Image
 
 import emanet
 from emanet import EMANet
-from emanet.attention import attention_sheet, base_maps, stretch
 from emanet.build import silence_known_warnings
 from emanet.data.palettes import voc_palette
 from emanet.data.transforms import Normalize
 from emanet.errors import ConfigError, WeightsError
 from emanet.inference import Inference, predict_logits
 from emanet.interop import to_reference_state_dict
-from emanet.media import MediaError, Source, Video, find_sources, read_picture
-from emanet.predicting import Results, overlay_with_legend, predict_sources, same_size
-from emanet.predictor import Predictor, pick_device
+from emanet.prediction.attention import attention_sheet, base_maps, stretch
+from emanet.prediction.media import MediaError, Source, Video, find_sources, read_picture
+from emanet.prediction.predicting import Results, overlay_with_legend, predict_sources, same_size
+from emanet.prediction.predictor import Predictor, pick_device
 from emanet.restore import read_stored, restore
 from emanet.task import SegmentationTask
 from reference import numpy_e_step, numpy_m_step

@@ -11,9 +11,9 @@ from PIL import Image
 from emanet.data.cityscapes import LABEL_IDS
 from emanet.data.palettes import voc_palette
 from emanet.errors import ConfigError
-from emanet.media import Source
 from emanet.metrics import SegmentationMetrics
-from emanet.submission import (
+from emanet.prediction.media import Source
+from emanet.prediction.submission import (
     FORMATS,
     SubmissionError,
     SubmissionWriter,

@@ -182,6 +182,13 @@ def run_facts(trainer: L.Trainer, task: L.LightningModule) -> dict[str, Any]:
     }
 
 
+def write_evaluation(path: Path, trainer: L.Trainer, task: Any, asked: dict[str, Any], *, steps: int | None) -> None:
+    """Write the ``summary.json`` of an evaluation: its scores, what was asked for, and the circumstances."""
+    if trainer.is_global_zero:
+        scores = named_scores(task.metrics.compute(), task.class_names)
+        write_json(path, {"status": "finished", "steps": steps} | scores | run_facts(trainer, task) | asked)
+
+
 def count_parameters(net: nn.Module) -> dict[str, int | None]:
     """Parameters in all, those that are trained, and how they divide into backbone and head."""
     total = sum(parameter.numel() for parameter in net.parameters())

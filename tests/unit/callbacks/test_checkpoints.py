@@ -44,6 +44,22 @@ def test_the_last_checkpoint_holds_the_final_weights_and_a_second_run_goes_on_fr
     assert again.steps == [12, 14]  # step 8 is saved already
 
 
+def test_the_one_before_the_last_stays_and_a_validation_comes_before_a_save(tmp_path: Path):
+    seen = []
+
+    class Validations(LastCheckpoint):
+        def _save(self, trainer):
+            seen.append((trainer.global_step, trainer.lightning_module.validation.get("step")))
+            super()._save(trainer)
+
+    make_trainer(tmp_path, [Validations(tmp_path, every_n_steps=2)], plugins=[SafeCheckpointIO()], max_steps=6).fit(
+        make_task(), ColourData()
+    )
+    assert seen == [(2, None), (4, 4), (6, 6), (6, 6)]  # validations follow steps 4 and 6; the last save is the end's
+    steps = {path.name: torch.load(path, weights_only=True)["global_step"] for path in tmp_path.glob("*.ckpt")}
+    assert steps == {"last.ckpt": 6, "previous.ckpt": 4}
+
+
 def test_less_than_one_step_between_checkpoints_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="every_n_steps must be at least 1, got 0"):
         LastCheckpoint(tmp_path, every_n_steps=0)

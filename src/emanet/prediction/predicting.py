@@ -17,11 +17,11 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from emanet.attention import attention_sheet
 from emanet.errors import EMANetError
-from emanet.media import Pixels, Source, Video, VideoWriter, index_png, write_atomically
-from emanet.predictor import Prediction, Predictor
-from emanet.submission import SubmissionWriter
+from emanet.prediction.attention import attention_sheet
+from emanet.prediction.media import Pixels, Source, Video, VideoWriter, index_png, write_atomically
+from emanet.prediction.predictor import Prediction, Predictor
+from emanet.prediction.submission import SubmissionWriter
 from emanet.visual import PAPER, legend, overlay
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """What each base attends to: responsibilities as maps, and a sheet of them over the image.
 
-Paper section 4.5 and figure 5 show such maps of a few bases; here are all of them, strongest first.
+The paper shows such maps of a few bases; here are all of them, strongest first.
 """
 
 from typing import Any

@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from emanet.data import ade20k, cityscapes, voc
 from emanet.errors import ConfigError, EMANetError
-from emanet.media import Source, index_png, write_atomically
+from emanet.prediction.media import Source, index_png, write_atomically
 
 
 class SubmissionError(EMANetError):

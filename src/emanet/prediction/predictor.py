@@ -11,11 +11,11 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
-from emanet.attention import base_maps
 from emanet.data.transforms import Normalize
 from emanet.errors import ConfigError
 from emanet.inference import PLAIN, Inference
-from emanet.media import Pixels, read_picture, to_rgb
+from emanet.prediction.attention import base_maps
+from emanet.prediction.media import Pixels, read_picture, to_rgb
 from emanet.restore import restore
 
 Picture = str | Path | Image.Image | Pixels

@@ -1,0 +1,1 @@
+"""A trained network on pictures: masks, overlays, probabilities, attention maps, server submissions."""
