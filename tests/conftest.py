@@ -10,6 +10,8 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
+from zygote import Zygote
+
 install_import_hook("emanet", "shapes.checked")
 
 
@@ -22,3 +24,10 @@ def repeatable() -> Iterator[None]:
     yield
     torch.set_default_dtype(torch.float32)
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """A process that runs the scripts without importing everything anew each time."""
+    with Zygote() as process:
+        yield process

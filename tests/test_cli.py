@@ -86,23 +86,22 @@ def test_a_run_folder_holds_all_that_one_needs_to_judge_and_repeat_the_run(voc_r
     assert (folder / "predictions.png").stat().st_size > 1000
 
 
-def test_evaluation_prints_the_miou_of_the_validation_that_wrote_the_checkpoint_to_the_digit(voc_run):
+def test_evaluation_prints_the_miou_of_the_validation_that_wrote_the_checkpoint_to_the_digit(zygote, voc_run):
     for name in ("best", "last"):
         path = voc_run / "run" / "checkpoints" / f"{name}.ckpt"
         stored = checkpoint(voc_run / "run", name)["validation"]["val/miou"]
-        done = run("eval.py", f"checkpoint={path}", f"hydra.run.dir={voc_run / 'eval'}", cwd=voc_run)
-        printed = re.search(r"val/miou ([\d.e-]+) \(stored: ([\d.e-]+)\)", done.stdout)
-        assert printed, done.stdout
+        output = zygote.run(f"checkpoint={path}", f"hydra.run.dir={voc_run / 'eval'}", cwd=voc_run, script="eval.py")
+        printed = re.search(r"val/miou ([\d.e-]+) \(stored: ([\d.e-]+)\)", output)
+        assert printed, output
         assert float(printed[1]) == float(printed[2]) == stored
         assert json.loads((voc_run / "eval" / "summary.json").read_text())["val/miou"] == pytest.approx(
             stored, abs=1e-7
         )
 
 
-def test_k_and_the_three_momenta_reach_bases_optimiser_and_batch_norm(tmp_path):
+def test_k_and_the_three_momenta_reach_bases_optimiser_and_batch_norm(zygote, tmp_path):
     write_coco_stuff_10k(tmp_path / "data")
-    run(
-        "train.py",
+    zygote.run(
         *TINY,
         "dataset=coco_stuff",
         f"dataset.root={tmp_path / 'data'}",
@@ -122,10 +121,9 @@ def test_k_and_the_three_momenta_reach_bases_optimiser_and_batch_norm(tmp_path):
     assert content["state_dict"]["net.fc2.weight"].shape[0] == 171
 
 
-def test_a_sweep_trains_each_combination_in_its_own_folder(tmp_path):
+def test_a_sweep_trains_each_combination_in_its_own_folder(zygote, tmp_path):
     write_pascal_context(tmp_path / "data")
-    run(
-        "train.py",
+    zygote.run(
         "--multirun",
         *TINY,
         "dataset=pascal_context",
@@ -142,11 +140,10 @@ def test_a_sweep_trains_each_combination_in_its_own_folder(tmp_path):
     assert found == {"0": 3, "1": 5}
 
 
-def test_a_run_started_from_other_weights_replaces_the_classifier_and_keeps_the_rest(voc_run, tmp_path):
+def test_a_run_started_from_other_weights_replaces_the_classifier_and_keeps_the_rest(zygote, voc_run, tmp_path):
     write_folder(tmp_path / "data")
     before = weights(voc_run / "run")
-    run(
-        "train.py",
+    zygote.run(
         *TINY,
         "dataset=folder",
         "dataset.num_classes=5",
@@ -163,58 +160,6 @@ def test_a_run_started_from_other_weights_replaces_the_classifier_and_keeps_the_
     assert checkpoint(tmp_path / "run")["global_step"] == 1, "a fresh schedule"
 
 
-def test_a_run_resumed_by_one_argument_ends_with_the_weights_of_an_uninterrupted_one(voc_run, tmp_path):
-    options = [
-        *TINY,
-        f"dataset.root={voc_run / 'data'}",
-        "dataset.train_split=train",
-        "dataset.num_workers=1",
-        "trainer.deterministic=true",
-        "trainer.val_every_n_steps=2",
-        "callbacks.last.every_n_steps=1",
-    ]
-    run("train.py", *options, "trainer.max_steps=5", f"hydra.run.dir={tmp_path / 'whole'}", cwd=tmp_path)
-    cut = [*options, "trainer.max_steps=5", f"hydra.run.dir={tmp_path / 'cut'}"]
-    script = (
-        "import os, signal, sys\n"
-        f"sys.path.insert(0, {str(SRC)!r})\n"
-        f"sys.argv = [{str(SRC / 'train.py')!r}, *{cut!r}]\n"
-        "from emanet.callbacks import LastCheckpoint\n"
-        "end = LastCheckpoint.on_train_batch_end\n"
-        "def killing(self, trainer, *rest):\n"
-        "    end(self, trainer, *rest)\n"
-        "    if trainer.global_step == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "LastCheckpoint.on_train_batch_end = killing\n"
-        "import runpy; runpy.run_path(sys.argv[0], run_name='__main__')\n"
-    )
-    killed = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, timeout=200)
-    assert killed.returncode == -9, killed.stderr[-3000:]
-    assert checkpoint(tmp_path / "cut")["global_step"] == 2
-    run("train.py", f"resume={tmp_path / 'cut'}", cwd=tmp_path)
-    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "cut")
-    assert checkpoint(tmp_path / "cut")["global_step"] == 5
-    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
-    assert (tmp_path / "cut" / "metrics.csv").is_file()
-
-
-def test_two_processes_train_together_and_write_one_run_folder(voc_run, tmp_path):
-    run(
-        "train.py",
-        *TINY,
-        "trainer=ddp",
-        "trainer.accelerator=cpu",
-        "trainer.devices=2",
-        "trainer.max_steps=2",
-        "dataset.train_split=train",
-        f"dataset.root={voc_run / 'data'}",
-        f"hydra.run.dir={tmp_path / 'run'}",
-        cwd=tmp_path,
-    )
-    assert checkpoint(tmp_path / "run")["global_step"] == 2
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -225,15 +170,13 @@ def test_two_processes_train_together_and_write_one_run_folder(voc_run, tmp_path
         (["dataset.batch_size=3", "trainer.accumulate_grad_batches=2"], "the nearest that fits is 4"),
     ],
 )
-def test_a_mistake_ends_with_its_message_and_no_stack(voc_run, tmp_path, arguments, message):
+def test_a_mistake_ends_with_its_message_and_no_stack(zygote, voc_run, tmp_path, arguments, message):
     common = [
         *TINY,
         f"dataset.root={voc_run / 'data'}",
         "dataset.train_split=train",
         f"hydra.run.dir={tmp_path / 'run'}",
     ]
-    done = run("train.py", *common, *arguments, cwd=tmp_path, check=False)
-    assert done.returncode == 1
-    output = done.stdout + done.stderr
+    output = zygote.run(*common, *arguments, cwd=tmp_path, code=1)
     assert message in output
     assert "Traceback" not in output

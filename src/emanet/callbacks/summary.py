@@ -182,7 +182,7 @@ def run_facts(trainer: L.Trainer, task: L.LightningModule) -> dict[str, Any]:
     }
 
 
-def write_evaluation(path: Path, trainer: L.Trainer, task: Any, asked: dict[str, Any], *, steps: int | None) -> None:
+def write_evaluation(path: Path, trainer: L.Trainer, task: Any, asked: dict[str, Any], *, steps: float | None) -> None:
     """Write the ``summary.json`` of an evaluation: its scores, what was asked for, and the circumstances."""
     if trainer.is_global_zero:
         scores = named_scores(task.metrics.compute(), task.class_names)
