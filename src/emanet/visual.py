@@ -58,7 +58,7 @@ def overlay(
 def error_map(image: Pixels, truth: Labels, prediction: Labels, ignore_index: int = IGNORE_INDEX) -> Pixels:
     """Wrong pixels in red over a pale grey image; ignored pixels are neither right nor wrong and stay flat grey."""
     grey = image.mean(axis=2, keepdims=True)
-    canvas = np.repeat(np.rint(128 + grey / 2), 3, axis=2).astype(np.uint8)
+    canvas = np.repeat(np.rint(127 + grey / 2), 3, axis=2).astype(np.uint8)
     canvas[truth != prediction] = WRONG_COLOUR
     canvas[truth == ignore_index] = IGNORE_COLOUR
     return canvas

@@ -54,7 +54,12 @@ def test_an_overlay_of_a_quarter_mixes_three_parts_image_with_one_part_colour():
 def test_an_error_map_marks_wrong_pixels_and_leaves_ignored_ones_out():
     image = np.zeros((2, 2, 3), np.uint8)
     picture = error_map(image, MASK, np.array([[0, 2], [2, 1]]))
-    assert picture.tolist() == [[[128] * 3, list(WRONG_COLOUR)], [[128] * 3, list(IGNORE_COLOUR)]]
+    assert picture.tolist() == [[[127] * 3, list(WRONG_COLOUR)], [[127] * 3, list(IGNORE_COLOUR)]]
+
+
+def test_an_error_map_of_a_white_image_is_pale_everywhere():
+    labels = np.zeros((2, 2), np.uint8)
+    assert error_map(np.full((2, 2, 3), 255, np.uint8), labels, labels).tolist() == [[[254] * 3] * 2] * 2
 
 
 def test_denormalising_undoes_the_normalisation_of_every_8_bit_colour():
