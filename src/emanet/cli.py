@@ -13,6 +13,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from emanet.config import CONF_DIR, MMSegModelConfig, ModelConfig, TrainerConfig, register
 from emanet.errors import ConfigError, EMANetError
@@ -49,11 +50,14 @@ def entry_point(job: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]
         except InterruptedRunError as error:
             log.error("%s", error)
             sys.exit(0 if in_lightning_child() else error.exit_code)  # else the first process is killed in its exit
-        except EMANetError as error:
+        except (EMANetError, InterpolationResolutionError) as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise
-            log.error("%s", error)
-            sys.exit(error.exit_code)
+            if isinstance(error, EMANetError):
+                log.error("%s", error)
+                sys.exit(error.exit_code)
+            log.error("%s", str(error).splitlines()[0])  # the other lines are OmegaConf's own
+            sys.exit(1)
 
     return wrapped
 

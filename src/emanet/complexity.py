@@ -22,9 +22,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from emanet.build import build_network
-from emanet.config import PROJECT_ROOT, check
+from emanet.config import PROJECT_ROOT
 from emanet.errors import ConfigError
 from emanet.network import EMANet
+from emanet.rules import check
 
 PUBLISHED = PROJECT_ROOT / "docs" / "published.yaml"
 PUBLISHED_SIZE = 513

@@ -1,6 +1,7 @@
 """The configuration's schema: type and meaning of every key. The values live in conf/.
 
-Hydra checks names and types when it composes; :func:`check` refuses senseless values before anything heavy starts.
+Hydra checks names and types when it composes; :mod:`emanet.rules` refuses senseless values before anything heavy
+starts.
 """
 
 import importlib.util
@@ -9,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, OmegaConf
 
-from emanet.emau import check_options
 from emanet.errors import ConfigError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
@@ -218,96 +218,3 @@ def package_file(package: str, relative: str) -> str:
 # When this module is imported, not by register(): a job that submitit sends to a cluster runs no script.
 OmegaConf.register_new_resolver("project_root", lambda: str(PROJECT_ROOT), replace=True)
 OmegaConf.register_new_resolver("package_file", package_file, replace=True)
-
-
-def check(cfg: DictConfig) -> None:
-    """Refuse senseless values, naming the key, what was got and what is allowed.
-
-    Raises:
-        ConfigError: with one line per mistake, all mistakes at once.
-    """
-    mistakes = [
-        f"{key} must be {allowed}, got {OmegaConf.select(cfg, key)!r}"
-        for key, allowed, accepts in RULES
-        if _present(cfg, key) and not accepts(OmegaConf.select(cfg, key))
-    ]
-    if "model" in cfg:
-        unit = {key: cfg.model[key] for key in EMAU_KEYS}
-        try:
-            check_options(**unit)
-        except ValueError as error:
-            mistakes.append(f"model: {error}")
-    if mistakes:
-        raise ConfigError("this configuration makes no sense:\n  " + "\n  ".join(mistakes))
-
-
-EMAU_KEYS = ("channels", "K", "T", "T_eval", "momentum", "norm", "maintenance", "gradient", "renormalise")
-
-
-def _present(cfg: DictConfig, key: str) -> bool:
-    parent, _, leaf = key.rpartition(".")
-    node = OmegaConf.select(cfg, parent) if parent else cfg
-    return node is not None and leaf in node and not OmegaConf.is_missing(node, leaf)
-
-
-def _optional(accepts: Any) -> Any:
-    return lambda value: value is None or accepts(value)
-
-
-def _one_of(*options: str) -> tuple[str, Any]:
-    return f"one of {', '.join(options)}", lambda value: value in options
-
-
-def _is_share(value: float) -> bool:
-    return 0 <= value <= 1
-
-
-def _is_positive(value: float) -> bool:
-    return 0 < value < float("inf")
-
-
-def _is_not_negative(value: float) -> bool:
-    return 0 <= value < float("inf")
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and value >= 1
-
-
-PREDICTIONS = ("mask", "overlay", "probabilities", "attention")  # what predict can save
-PRECISIONS = ("auto", "32-true", "16-mixed", "bf16-mixed", "64-true")
-
-#: (key, what is allowed, test)
-RULES: list[tuple[str, str, Any]] = [
-    ("seed", "an integer from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32),
-    ("model.output_stride", "8, 16 or 32", lambda value: value in (8, 16, 32)),
-    ("model.dropout", "a share below 1", lambda value: 0 <= value < 1),
-    ("model.bn_momentum", "a share, 0..1", _is_share),
-    ("optim.lr", "a positive number", _is_positive),
-    ("optim.momentum", "a share below 1", lambda value: 0 <= value < 1),
-    ("optim.weight_decay", "0 or more", _is_not_negative),
-    ("optim.poly_power", "0 or more", _is_not_negative),
-    ("optim.lr_refresh", "at least 1", _is_count),
-    ("loss.reduction", *_one_of("all_pixels", "valid_pixels")),
-    ("loss.class_weights", "null or weights of 0 or more", _optional(lambda value: all(map(_is_not_negative, value)))),
-    ("loss.ohem_threshold", "null or a probability, 0..1", _optional(_is_share)),
-    ("loss.ohem_min_kept", "at least 1", _is_count),
-    ("trainer.precision", *_one_of(*PRECISIONS)),
-    ("trainer.max_steps", "at least 1", _is_count),
-    ("trainer.accumulate_grad_batches", "at least 1", _is_count),
-    ("trainer.gradient_clip_val", "null or a positive number", _optional(_is_positive)),
-    ("trainer.val_every_n_steps", "at least 1", _is_count),
-    ("trainer.num_nodes", "at least 1", _is_count),
-    ("trainer.log_every_n_steps", "at least 1", _is_count),
-    ("trainer.num_sanity_val_steps", "-1 (all) or more", lambda value: value >= -1),
-    ("trainer.matmul_precision", *_one_of("highest", "high", "medium")),
-    ("dataset.batch_size", "at least 1", _is_count),
-    ("dataset.eval_batch_size", "at least 1", _is_count),
-    ("dataset.num_workers", "0 or more", lambda value: isinstance(value, int) and value >= 0),
-    ("dataset.crop_size", "at least 1", _is_count),
-    ("dataset.flip", "a probability, 0..1", _is_share),
-    ("dataset.scales", "a list of positive numbers", lambda value: len(value) > 0 and all(map(_is_positive, value))),
-    ("save", f"a list of {', '.join(PREDICTIONS)}", lambda value: all(name in PREDICTIONS for name in value)),
-    ("attention_bases", "null or at least 1", _optional(_is_count)),
-    ("batch_size", "at least 1", _is_count),
-]

@@ -7,10 +7,10 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from emanet.build import call_target
-from emanet.config import check
 from emanet.data.datamodule import SegmentationDataModule
 from emanet.data.inspection import contact_sheet, inspect, report, write_weights, written
 from emanet.data.prepare_report import Bars
+from emanet.rules import check
 
 log = logging.getLogger(__name__)
 

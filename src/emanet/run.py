@@ -21,7 +21,6 @@ from emanet.build import (
 )
 from emanet.callbacks import RunProgress
 from emanet.callbacks.summary import print_scores, write_evaluation
-from emanet.config import check
 from emanet.data.reading import read_image
 from emanet.errors import ConfigError
 from emanet.launch import own_rank
@@ -31,6 +30,7 @@ from emanet.prediction.predictor import Predictor
 from emanet.prediction.submission import SubmissionWriter, image_sizes, submission_format
 from emanet.restore import read_stored, restore_network
 from emanet.resume import find_checkpoint
+from emanet.rules import check
 from emanet.task import SegmentationTask
 from emanet.tracking import build_loggers, close_wandb
 from emanet.weights import load_weights, read_checkpoint

@@ -86,9 +86,8 @@ class SegmentationTask(L.LightningModule):
         self.seed = seed
         self.inference = inference
         self.palette = palette
-        self.validation: dict[
-            str, int | float
-        ] = {}  # step and scores of the last validation, stored beside the weights
+        #: step and scores of the last validation, stored beside the weights
+        self.validation: dict[str, int | float] = {}
         self.judge: Callable[[Tensor, Tensor], bool] | None = None  #: (loss, bases) of a step -> whether it is taken
         self._window: StepWindow | None = None
 
@@ -101,7 +100,7 @@ class SegmentationTask(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the batch's summed loss in units of one image; :meth:`on_before_optimizer_step` divides it."""
         image, mask = batch["image"], batch["mask"]
-        logits, mu, *auxiliary = self.net(image, return_bases=True)
+        logits, mu, *auxiliary = self.net(image, return_bases=True)  # auxiliary: logits of further heads, if any
         total, count = loss_terms(logits, mask, class_weights=self.class_weights, **self.loss_options)
         for weight, extra in zip(self.net.aux_weights if auxiliary else (), auxiliary, strict=True):
             terms = loss_terms(extra, mask, class_weights=self.class_weights, **self.loss_options)

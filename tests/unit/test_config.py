@@ -9,8 +9,9 @@ from omegaconf import OmegaConf
 
 from emanet.build import call_target
 from emanet.cli import argument
-from emanet.config import CONF_DIR, RULES, EvalConfig, PredictConfig, check, package_file, register
+from emanet.config import CONF_DIR, EvalConfig, PredictConfig, package_file, register
 from emanet.errors import ConfigError
+from emanet.rules import RULES, check
 
 GROUPS = ("dataset", "model", "optim", "loss", "trainer", "logger", "callbacks", "paths", "experiment", "sweep")
 

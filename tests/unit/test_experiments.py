@@ -13,8 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 
 import fake_data
 from emanet.build import build_datamodule, build_network
-from emanet.config import CONF_DIR, check, last_checkpoint, register
+from emanet.config import CONF_DIR, last_checkpoint, register
 from emanet.errors import WeightsError
+from emanet.rules import check
 from emanet.run import train
 from emanet.task import SegmentationTask
 from emanet.weights import read_checkpoint

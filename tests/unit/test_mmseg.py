@@ -11,11 +11,12 @@ from torch import nn
 
 from emanet import EMANet
 from emanet.build import build_network
-from emanet.config import CONF_DIR, check, register
+from emanet.config import CONF_DIR, register
 from emanet.emau import EMAU
 from emanet.errors import ConfigError, WeightsError
 from emanet.mmseg import MMSegEMANet, MMSegEMAU
 from emanet.mmseg_checkpoints import load_mmseg_checkpoint, main
+from emanet.rules import check
 from golden.make_mmseg_golden import GOLDEN, IMAGE_SHAPE, draw, draw_all, sample
 
 PAPERS = {"eps": "added", "normalise_mean": False, "concat": False, "align_corners": True, "aux_weight": 0.0}
