@@ -105,7 +105,7 @@ def test_k_and_the_three_momenta_reach_bases_optimiser_and_batch_norm(zygote, tm
         *TINY,
         "dataset=coco_stuff",
         f"dataset.root={tmp_path / 'data'}",
-        "model.K=64",
+        "model.K=48",
         "model.momentum=1.0",
         "optim.momentum=0.25",
         "model.bn_momentum=0.0",
@@ -114,8 +114,8 @@ def test_k_and_the_three_momenta_reach_bases_optimiser_and_batch_norm(zygote, tm
     )
     content = checkpoint(tmp_path / "run")
     mu = content["state_dict"]["net.emau.mu"]
-    assert mu.shape == (1, 8, 64)
-    torch.testing.assert_close(mu.norm(dim=1), torch.ones(1, 64))  # all kept: still the normalised start
+    assert mu.shape == (1, 8, 48)
+    torch.testing.assert_close(mu.norm(dim=1), torch.ones(1, 48))  # all kept: still the normalised start
     assert {group["momentum"] for group in content["optimizer_states"][0]["param_groups"]} == {0.25}
     assert content["state_dict"]["net.fc0.bn.running_mean"].abs().max() == 0  # nothing new taken in
     assert content["state_dict"]["net.fc2.weight"].shape[0] == 171
@@ -145,6 +145,7 @@ def test_a_run_started_from_other_weights_replaces_the_classifier_and_keeps_the_
     before = weights(voc_run / "run")
     zygote.run(
         *TINY,
+        "model.pretrained=true",  # nothing is fetched: the checkpoint holds the backbone's weights too
         "dataset=folder",
         "dataset.num_classes=5",
         f"dataset.root={tmp_path / 'data'}",
@@ -180,4 +181,10 @@ def test_a_mistake_ends_with_its_message_and_no_stack(zygote, voc_run, tmp_path,
     ]
     output = zygote.run(*common, *arguments, cwd=tmp_path, code=1)
     assert message in output
+    assert "Traceback" not in output
+
+
+def test_an_evaluation_without_a_checkpoint_says_so(zygote, tmp_path):
+    output = zygote.run(cwd=tmp_path, script="eval.py", code=1)
+    assert "checkpoint=PATH is missing" in output
     assert "Traceback" not in output

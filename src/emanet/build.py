@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -54,7 +54,7 @@ def build_datamodule(cfg: DictConfig) -> SegmentationDataModule:
         mean, std = input_statistics(cfg.model.backbone)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    extra = [instantiate_all(node) for node in cfg.dataset.extra_transforms]
+    extra = [instantiate_all(node) for node in cfg.dataset.extra_transforms or []]
     dataset = OmegaConf.masked_copy(cfg.dataset, [key for key in cfg.dataset if key != "name"])  # a label of the group
     return call_target(dataset, extra_transforms=extra, mean=mean, std=std, seed=cfg.seed)
 
@@ -112,10 +112,11 @@ def build_trainer(cfg: DictConfig, run_dir: Path, *, callbacks: list[L.Callback]
     options["val_check_interval"] = options.pop("val_every_n_steps") * options["accumulate_grad_batches"]
     options["precision"] = pick_precision(options["precision"])
     on_cuda = options["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    distributed = options["strategy"] == "ddp"
+    available = torch.cuda.device_count() if on_cuda else 1
+    many = count_devices(options["devices"], available) * options["num_nodes"] > 1
     if options["sync_batchnorm"] is None:
-        options["sync_batchnorm"] = distributed and on_cuda
-    if distributed:
+        options["sync_batchnorm"] = many and on_cuda
+    if many or options["strategy"] == "ddp":
         options["strategy"] = ddp_strategy()
     plugins: list[Any] = [SafeCheckpointIO()]
     try:
@@ -128,6 +129,7 @@ def build_trainer(cfg: DictConfig, run_dir: Path, *, callbacks: list[L.Callback]
             check_val_every_n_epoch=None,
             use_distributed_sampler=False,  # the data module shards: evaluation must not repeat images
             enable_model_summary=False,
+            enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
             callbacks=callbacks,
             logger=loggers,
@@ -136,6 +138,16 @@ def build_trainer(cfg: DictConfig, run_dir: Path, *, callbacks: list[L.Callback]
         )
     except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
         raise ConfigError(f"trainer: {error}") from error
+
+
+def count_devices(devices: Any, available: int) -> int:
+    """Number of devices that Lightning's ``devices`` asks for: a number, a list, or all (``auto`` and -1)."""
+    if isinstance(devices, list):
+        return len(devices)
+    if str(devices) in ("auto", "-1"):
+        return available
+    text = str(devices)
+    return len(text.strip(",").split(",")) if "," in text else int(text)
 
 
 def prepare_network(cfg: DictConfig, net: EMANet) -> EMANet:

@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from omegaconf.errors import InterpolationResolutionError
 from emanet.config import CONF_DIR, MMSegModelConfig, ModelConfig, TrainerConfig, register
 from emanet.errors import ConfigError, EMANetError
 from emanet.interrupts import InterruptedRunError
-from emanet.launch import in_lightning_child, needs_own_process, place_process, run_alone, write_result
+from emanet.launch import in_lightning_child, needs_own_process, place_process, quote, run_alone, write_result
 from emanet.resume import AUTO
 
 log = logging.getLogger(__name__)
@@ -95,7 +94,8 @@ def expand_resume(argv: list[str]) -> list[str]:
     given = [item for item in argv[1:] if argument("resume", [item]) is None]
     names = {item.partition("=")[0].lstrip("+~") for item in given}
     kept = [item for item in stored if str(item).partition("=")[0].lstrip("+~") not in names | {"resume"}]
-    return [argv[0], *kept, *given, f"resume='{Path(str(target)).expanduser().resolve()}'", f"hydra.run.dir='{folder}'"]
+    place = str(Path(str(target)).expanduser().resolve())
+    return [argv[0], *kept, *given, f"resume={quote(place)}", f"hydra.run.dir={quote(str(folder))}"]
 
 
 def read_overrides(path: Path) -> list[Any]:
@@ -124,14 +124,22 @@ def register_checkpoint(argv: list[str]) -> list[str]:
     Weights from elsewhere bring their model; the trainer is then our default, the data set is to be named.
     """
     path = argument("checkpoint", argv)
-    stored = stored_settings(path) if path else {}
+    register_stored(path)
+    if path is None and not any(item.startswith("-") for item in argv[1:]):  # --help and the like need none
+        raise ConfigError("say which checkpoint: checkpoint=PATH is missing")
+    rest = [item for item in argv if item.partition("=")[0] != "checkpoint"]
+    return [*rest, f"checkpoint={quote(path)}"] if path else argv
+
+
+def register_stored(checkpoint: str | None) -> None:
+    """Make dataset, model and trainer ``stored`` known to Hydra; without a checkpoint they are empty."""
+    stored = stored_settings(checkpoint) if checkpoint else {}
     store = ConfigStore.instance()
     model = stored.get("model", {})
     schemas: dict[str, Any] = {"model": MODEL_SCHEMAS.get(model.get("_target_"), ModelConfig), "trainer": TrainerConfig}
     for group in ("dataset", "model", "trainer"):
         node = OmegaConf.structured(schemas[group]) if group in schemas else OmegaConf.create({})
         store.store(group=group, name="stored", node=OmegaConf.merge(node, stored.get(group, {})))
-    return argv
 
 
 def prepare_predict(argv: list[str]) -> list[str]:
@@ -149,13 +157,8 @@ def prepare_predict(argv: list[str]) -> list[str]:
     paths = {name: argument(name, argv) for name in ("checkpoint", "input", "output")}
     rest = [item for item in argv if item.partition("=")[0] not in paths]
     quoted = [f"{name}={quote(str(Path(path).expanduser()))}" for name, path in paths.items() if path]
-    return register_checkpoint([*rest, *quoted])
-
-
-def quote(text: str) -> str:
-    """A string as Hydra's command line takes it: quotes escaped, and backslashes where a quote follows them."""
-    escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
-    return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"
+    register_stored(paths["checkpoint"])
+    return [*rest, *quoted]
 
 
 def stored_settings(path: str) -> dict[str, Any]:
@@ -163,8 +166,23 @@ def stored_settings(path: str) -> dict[str, Any]:
     from emanet.restore import read_stored  # importing torch takes seconds
 
     stored = read_stored(path).settings
+    if "trainer" in stored:
+        stored = stored | {"trainer": evaluating(stored["trainer"])}
     defaults = {"model": "emanet", "trainer": "default"}
     return stored | {
         group: OmegaConf.merge(OmegaConf.load(f"{CONF_DIR}/{group}/{name}.yaml"), stored.get(group, {}))
         for group, name in defaults.items()
     }
+
+
+def evaluating(trainer: dict[str, Any]) -> dict[str, Any]:
+    """The trainer of a run as an evaluation starts from it: one device, which may be another machine's.
+
+    Precision, memory format and the like stay, since they decide the last digits.
+    """
+    here = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+    if trainer.get("accelerator") != "cpu":
+        here["accelerator"] = "auto"
+    if trainer.get("limit_val_batches") == 0:  # a run without validation
+        here["limit_val_batches"] = None
+    return trainer | here

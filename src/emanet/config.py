@@ -4,7 +4,6 @@ Hydra checks names and types when it composes; :mod:`emanet.rules` refuses sense
 starts.
 """
 
-import importlib.util
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
 from emanet.errors import ConfigError
+from emanet.packages import find_package_file
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 CONF_DIR = str(PROJECT_ROOT / "conf")
@@ -208,10 +208,9 @@ def package_file(package: str, relative: str) -> str:
     Raises:
         ConfigError: if the package or the file is not there.
     """
-    spec = importlib.util.find_spec(package)
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        if (path := Path(folder) / relative).is_file():
-            return str(path)
+    path = find_package_file(package, relative)
+    if path is not None:
+        return str(path)
     raise ConfigError(f"no file {relative} in package {package!r}: install it with  pip install -e '.[quickstart]'")
 
 

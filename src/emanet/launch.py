@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,12 @@ LAUNCHER_VARIABLES = ("LOCAL_RANK", "RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_A
 
 class JobError(EMANetError):
     """A job of a sweep that failed in its own process."""
+
+
+def quote(text: str) -> str:
+    """A string as Hydra's command line takes it: quotes escaped, and backslashes where a quote follows them."""
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
+    return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"
 
 
 # --- sweeps -----------------------------------------------------------------------------------------------------------
@@ -52,7 +59,7 @@ def run_alone() -> Any:
     result.unlink(missing_ok=True)
     overrides = [item for item in hydra.overrides.hydra if item.startswith(("hydra.job.", "hydra/job_logging"))]
     script = str(Path(hydra.runtime.cwd, sys.argv[0]))
-    command = [sys.executable, script, *hydra.overrides.task, *overrides, f"hydra.run.dir='{folder}'"]
+    command = [sys.executable, script, *hydra.overrides.task, *overrides, f"hydra.run.dir={quote(str(folder))}"]
     environment = {key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES}
     process = subprocess.Popen(command, cwd=hydra.runtime.cwd, env=environment | {RESULT_FILE: str(result)})
     with forwarding(process):

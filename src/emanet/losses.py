@@ -42,7 +42,7 @@ def loss_terms(
         ohem_min_kept: least number of pixels that mining keeps in a batch.
     """
     if ohem_threshold is None:
-        total = F.cross_entropy(logits, mask, weight=class_weights, ignore_index=ignore_index, reduction="sum")
+        total = summed_loss(logits, mask, class_weights, ignore_index)
         if reduction == "all_pixels":
             return LossTerms(total, total.new_tensor(mask.numel()))
         valid = mask != ignore_index
@@ -52,6 +52,12 @@ def loss_terms(
     losses = F.cross_entropy(logits, mask, weight=class_weights, ignore_index=ignore_index, reduction="none")
     keep = hard_pixels(logits, mask, ignore_index=ignore_index, threshold=ohem_threshold, min_kept=ohem_min_kept)
     return LossTerms(losses[keep].sum(), keep.sum().to(losses.dtype))
+
+
+def summed_loss(logits: Tensor, mask: Tensor, class_weights: Tensor | None, ignore_index: int) -> Tensor:
+    """Sum of the pixel losses; in two steps in deterministic mode, which refuses CUDA's own sum as it is atomic."""
+    reduction = "none" if torch.are_deterministic_algorithms_enabled() else "sum"
+    return F.cross_entropy(logits, mask, weight=class_weights, ignore_index=ignore_index, reduction=reduction).sum()
 
 
 @torch.no_grad()

@@ -43,7 +43,7 @@ def confusion_matrix(
 
 def scores_from_confusion(confusion: Int[Tensor, "classes classes"]) -> SegmentationScores:
     """Derive all scores from a confusion matrix with the truth in rows."""
-    counts = confusion.double()
+    counts = confusion.cpu().double()  # not every accelerator has float64
     hits, truth, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
     iou = hits / (truth + predicted - hits)  # 0 / 0 = NaN: the class occurs nowhere
     return SegmentationScores(

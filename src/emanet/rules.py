@@ -17,7 +17,7 @@ def check(cfg: DictConfig) -> None:
     mistakes = [
         f"{key} must be {allowed}, got {OmegaConf.select(cfg, key)!r}"
         for key, allowed, accepts in RULES
-        if _present(cfg, key) and not accepts(OmegaConf.select(cfg, key))
+        if _present(cfg, key) and not _is_accepted(OmegaConf.select(cfg, key), accepts)
     ]
     if "model" in cfg:
         unit = {key: cfg.model[key] for key in EMAU_KEYS}
@@ -36,6 +36,17 @@ def _present(cfg: DictConfig, key: str) -> bool:
     parent, _, leaf = key.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else cfg
     return node is not None and leaf in node and not OmegaConf.is_missing(node, leaf)
+
+
+def _is_accepted(value: Any, accepts: Any) -> bool:
+    try:
+        return bool(accepts(value))
+    except (TypeError, ValueError):  # a value of another type than the rule can compare
+        return False
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
 
 
 def _optional(accepts: Any) -> Any:
@@ -69,6 +80,7 @@ PRECISIONS = ("auto", "32-true", "16-mixed", "bf16-mixed", "64-true")
 RULES: list[tuple[str, str, Any]] = [
     ("seed", "an integer from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32),
     ("model.output_stride", "8, 16 or 32", lambda value: value in (8, 16, 32)),
+    ("model.pretrained", "true, false or a path", lambda value: isinstance(value, bool | str) and value != ""),
     ("model.dropout", "a share below 1", lambda value: 0 <= value < 1),
     ("model.bn_momentum", "a share, 0..1", _is_share),
     ("optim.lr", "a positive number", _is_positive),
@@ -80,6 +92,7 @@ RULES: list[tuple[str, str, Any]] = [
     ("loss.class_weights", "null or weights of 0 or more", _optional(lambda value: all(map(_is_not_negative, value)))),
     ("loss.ohem_threshold", "null or a probability, 0..1", _optional(_is_share)),
     ("loss.ohem_min_kept", "at least 1", _is_count),
+    ("trainer.strategy", *_one_of("auto", "ddp")),
     ("trainer.precision", *_one_of(*PRECISIONS)),
     ("trainer.max_steps", "at least 1", _is_count),
     ("trainer.accumulate_grad_batches", "at least 1", _is_count),
@@ -92,6 +105,9 @@ RULES: list[tuple[str, str, Any]] = [
     ("dataset.batch_size", "at least 1", _is_count),
     ("dataset.eval_batch_size", "at least 1", _is_count),
     ("dataset.num_workers", "0 or more", lambda value: isinstance(value, int) and value >= 0),
+    ("dataset.drop_last", "true or false", _is_bool),
+    ("dataset.persistent_workers", "true or false", _is_bool),
+    ("dataset.pin_memory", "true, false or null", _optional(_is_bool)),
     ("dataset.crop_size", "at least 1", _is_count),
     ("dataset.flip", "a probability, 0..1", _is_share),
     ("dataset.scales", "a list of positive numbers", lambda value: len(value) > 0 and all(map(_is_positive, value))),

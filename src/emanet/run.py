@@ -33,7 +33,7 @@ from emanet.resume import find_checkpoint
 from emanet.rules import check
 from emanet.task import SegmentationTask
 from emanet.tracking import build_loggers, close_wandb
-from emanet.weights import load_weights, read_checkpoint
+from emanet.weights import load_weights
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +54,12 @@ def train(cfg: DictConfig, run_dir: Path) -> float | None:
     datamodule = build_datamodule(cfg)
     datamodule.prepare_data()
     datamodule.setup("fit")
+    if checkpoint is not None or cfg.init_from is not None:
+        cfg.model.pretrained = False  # all weights are about to be replaced
     net = build_network(cfg.model, datamodule.num_classes)
     if cfg.init_from is not None:
-        content = read_checkpoint(cfg.init_from)
-        fresh = load_weights(net, content, source=f"init_from={cfg.init_from}", replaceable="fc2.")
+        weights = read_stored(cfg.init_from).weights
+        fresh = load_weights(net, weights, source=f"init_from={cfg.init_from}", replaceable="fc2.")
         log.info("weights from %s%s", cfg.init_from, f", a new classifier ({', '.join(fresh)})" if fresh else "")
     task = build_task(cfg, prepare_network(cfg, net), datamodule)
     if getattr(rank_zero_only, "rank", 0) == 0:
@@ -67,7 +69,7 @@ def train(cfg: DictConfig, run_dir: Path) -> float | None:
         resolved(cfg.logger),
         run_dir=run_dir,
         config=resolved(cfg),
-        name=run_dir.name,
+        name=run_name(run_dir),
         group=cfg.name,
         job_type="train",
         tags=list(cfg.tags),
@@ -81,6 +83,11 @@ def train(cfg: DictConfig, run_dir: Path) -> float | None:
     close_wandb()
     miou = trainer.callback_metrics.get("val/miou")
     return None if miou is None else float(miou)
+
+
+def run_name(run_dir: Path) -> str:
+    """Name of a run among others: its folder's, and the sweep's before the number of a job."""
+    return f"{run_dir.parent.name}_{run_dir.name}" if run_dir.name.isdigit() else run_dir.name
 
 
 def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, int | float]:
@@ -109,6 +116,8 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, int | float]:
     )
     trainer = build_trainer(cfg, run_dir, callbacks=[RunProgress()], loggers=[])
     trainer.validate(task, datamodule, verbose=False)
+    if not trainer.is_global_zero:
+        return task.validation
     print_scores(task.metrics.compute(), task.class_names)
     before = stored.validation.get("val/miou")
     print(f"val/miou {task.validation['val/miou']!r}" + (f" (stored: {before!r})" if before is not None else ""))

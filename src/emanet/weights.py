@@ -159,8 +159,6 @@ def rename_efficientnet(state: dict[str, Tensor], expected: Iterable[str]) -> di
     return {rename(key): value for key, value in state.items()}
 
 
-def _listed(keys: list[str], most: int = 40) -> str:
-    """Keys for an error message; every one of them up to ``most``, then a count."""
-    if not keys:
-        return "none"
-    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
+def _listed(keys: list[str]) -> str:
+    """Keys for an error message: all of them, since the one that tells what is wrong may be any."""
+    return ", ".join(keys) or "none"

