@@ -59,6 +59,7 @@ class OptimConfig:
     momentum: float = MISSING  # optimiser: share of the old step direction
     weight_decay: float = MISSING  # of convolution weights only
     nesterov: bool = MISSING
+    backbone_lr_factor: float = MISSING  # the backbone's share of the rate; 1 is the authors'
     poly_power: float = MISSING  # rate = lr * (1 - step / max_steps) ** poly_power
     lr_refresh: int = MISSING  # steps between refreshes of the rate
 

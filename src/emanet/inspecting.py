@@ -7,9 +7,9 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from emanet.build import call_target
+from emanet.data.bars import Bars
 from emanet.data.datamodule import SegmentationDataModule
 from emanet.data.inspection import contact_sheet, inspect, report, write_weights, written
-from emanet.data.prepare_report import Bars
 from emanet.rules import check
 
 log = logging.getLogger(__name__)

@@ -1,32 +1,42 @@
 """The paper's optimiser: SGD with three parameter groups and a poly schedule (FACTS section 3)."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
 
-def parameter_groups(net: nn.Module, *, lr: float, weight_decay: float) -> list[dict]:
+def parameter_groups(
+    net: nn.Module, *, lr: float, weight_decay: float, backbone_lr_factor: float = 1.0
+) -> list[dict[str, Any]]:
     """Split the trainable parameters: weights (lr, decay), norm weights (lr, no decay), biases (2 lr, no decay).
 
     Norm weights are all other tensors of one dimension (batch-norm and layer-norm scales, layer scales); bases trained
-    by gradient join them, since decay would pull them off the sphere.
+    by gradient join them, since decay would pull them off the sphere. With a ``backbone_lr_factor`` other than 1 the
+    backbone has three groups of its own, at that share of the rates.
     """
-    weights, norm_weights, biases = [], [], []
+    kinds = {"weights": (1, weight_decay), "norm_weights": (1, 0.0), "biases": (2, 0.0)}  # lr factor, weight decay
+    groups: dict[str, dict[str, Any]] = {}
     for name, parameter in net.named_parameters():
         if not parameter.requires_grad:
             continue
-        leaf = name.rpartition(".")[2]
-        if leaf == "bias":
-            biases.append(parameter)
-        elif parameter.ndim <= 1 or leaf == "mu":
-            norm_weights.append(parameter)
-        else:
-            weights.append(parameter)
-    groups = [
-        {"name": "weights", "params": weights, "lr": lr, "weight_decay": weight_decay},
-        {"name": "norm_weights", "params": norm_weights, "lr": lr, "weight_decay": 0.0},
-        {"name": "biases", "params": biases, "lr": 2 * lr, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+        kind = parameter_kind(name, parameter)
+        factor, decay = kinds[kind]
+        in_backbone = name.startswith("backbone.") and backbone_lr_factor != 1
+        rate = factor * lr * (backbone_lr_factor if in_backbone else 1)
+        label = f"backbone_{kind}" if in_backbone else kind
+        group = groups.setdefault(label, {"name": label, "params": [], "lr": rate, "weight_decay": decay})
+        group["params"].append(parameter)
+    order = [f"{part}{kind}" for part in ("", "backbone_") for kind in kinds]
+    return sorted(groups.values(), key=lambda group: order.index(group["name"]))
+
+
+def parameter_kind(name: str, parameter: nn.Parameter) -> str:
+    """Which of the recipe's three kinds a parameter is."""
+    leaf = name.rpartition(".")[2]
+    if leaf == "bias":
+        return "biases"
+    return "norm_weights" if parameter.ndim <= 1 or leaf == "mu" else "weights"
 
 
 def poly_factor(step: int, *, max_steps: int, power: float = 0.9, refresh: int = 10) -> float:
@@ -50,10 +60,14 @@ def build_optimizer(
     power: float = 0.9,
     refresh: int = 10,
     nesterov: bool = False,
+    backbone_lr_factor: float = 1.0,
 ) -> tuple[torch.optim.SGD, torch.optim.lr_scheduler.LambdaLR]:
     """SGD over :func:`parameter_groups` and its schedule, to be stepped once per optimiser step."""
     optimizer = torch.optim.SGD(
-        parameter_groups(net, lr=lr, weight_decay=weight_decay), lr=lr, momentum=momentum, nesterov=nesterov
+        parameter_groups(net, lr=lr, weight_decay=weight_decay, backbone_lr_factor=backbone_lr_factor),
+        lr=lr,
+        momentum=momentum,
+        nesterov=nesterov,
     )
 
     def factor(step: int) -> float:

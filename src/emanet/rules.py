@@ -86,6 +86,7 @@ RULES: list[tuple[str, str, Any]] = [
     ("optim.lr", "a positive number", _is_positive),
     ("optim.momentum", "a share below 1", lambda value: 0 <= value < 1),
     ("optim.weight_decay", "0 or more", _is_not_negative),
+    ("optim.backbone_lr_factor", "a positive number", _is_positive),
     ("optim.poly_power", "0 or more", _is_not_negative),
     ("optim.lr_refresh", "at least 1", _is_count),
     ("loss.reduction", *_one_of("all_pixels", "valid_pixels")),

@@ -27,7 +27,8 @@ class SegmentationTask(L.LightningModule):
         net: the network; ``net(image, return_bases=True) -> (logits, mu)`` and ``net.emau.update_bases(mu)``.
         class_names: name of each class, for the metric keys.
         max_steps: length of the schedule in optimiser steps.
-        lr, sgd_momentum, weight_decay, poly_power, lr_refresh, nesterov: see :func:`emanet.optim.build_optimizer`.
+        lr, sgd_momentum, weight_decay, poly_power, lr_refresh, nesterov, backbone_lr_factor: see
+            :func:`emanet.optim.build_optimizer`.
         reduction, class_weights, ohem_threshold, ohem_min_kept: see :func:`emanet.losses.loss_terms`.
         ignore_index: label without loss and score.
         seed: of the randomness inside the network (dropout).
@@ -51,6 +52,7 @@ class SegmentationTask(L.LightningModule):
         poly_power: float = 0.9,
         lr_refresh: int = 10,
         nesterov: bool = False,
+        backbone_lr_factor: float = 1.0,
         reduction: Reduction = "all_pixels",
         class_weights: Sequence[float] | None = None,
         ohem_threshold: float | None = None,
@@ -72,6 +74,7 @@ class SegmentationTask(L.LightningModule):
             "power": poly_power,
             "refresh": lr_refresh,
             "nesterov": nesterov,
+            "backbone_lr_factor": backbone_lr_factor,
         }
         self.loss_options: dict[str, Any] = {
             "reduction": reduction,

@@ -99,3 +99,19 @@ def test_a_step_is_sgd_with_momentum_and_decay_by_hand():
         w, b = w - 0.1 * velocity_w, b - 0.2 * velocity_b
     assert net.weight.item() == pytest.approx(w, rel=1e-5)
     assert net.bias.item() == pytest.approx(b, rel=1e-5)
+
+
+def test_the_backbone_has_groups_of_its_own_only_where_its_rate_differs():
+    net = nn.ModuleDict({"backbone": nn.Conv2d(3, 4, 1), "fc0": nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))})
+    same = parameter_groups(net, lr=0.1, weight_decay=0.01)
+    assert [group["name"] for group in same] == ["weights", "norm_weights", "biases"]
+    slower = parameter_groups(net, lr=0.1, weight_decay=0.01, backbone_lr_factor=0.1)
+    assert {
+        group["name"]: (round(group["lr"], 9), group["weight_decay"], len(group["params"])) for group in slower
+    } == {
+        "weights": (0.1, 0.01, 1),
+        "norm_weights": (0.1, 0.0, 1),
+        "biases": (0.2, 0.0, 2),
+        "backbone_weights": (0.01, 0.01, 1),
+        "backbone_biases": (0.02, 0.0, 1),
+    }

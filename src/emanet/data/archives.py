@@ -5,6 +5,7 @@ path that leads elsewhere, a device, a password or an absurd size refuse the who
 (PEP 706) does not know sizes, zip files know no filter at all.
 """
 
+import errno
 import logging
 import posixpath
 import re
@@ -28,16 +29,26 @@ MOST_FILES = 1_000_000
 MOST_GROWTH = 100  # unpacked bytes per archive byte; images and masks stay far below
 ALWAYS_ALLOWED = 100 << 20  # bytes that no growth rule forbids
 MOST_PADDING = 16 << 20  # bytes of zeros behind the last member
+LONGEST_NAME = 4096  # bytes of a path or of a link's goal; no system allows more
+LONGEST_HEADER = 1 << 20  # bytes of what a tar says about one member, which tarfile reads as a whole
+HEADERS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+BAD_NAME = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
 DRIVE = re.compile("[A-Za-z]:")
 LEFT_OUT = {"__MACOSX", ".DS_Store"}  # what macOS adds to archives
 
 
 class Entry(NamedTuple):
-    """A plain file of an archive."""
+    """A plain file of an archive, or a link that is left out."""
 
     path: PurePosixPath  #: below the target, checked
     size: int  #: bytes, as declared
-    open: Callable[[], IO[bytes]]
+    open: Callable[[], IO[bytes]] | None  #: None for a link
 
 
 class Contents(NamedTuple):
@@ -72,7 +83,7 @@ def survey(archive: Path, *, wanted: Sequence[str] = (), verified: bool = False)
                     f"{archive}: refused: it would grow to more than {most / 1e6:.0f} MB or {MOST_FILES} files, which "
                     "no benchmark does (a decompression bomb?)."
                 )
-            if is_wanted(entry.path, wanted):
+            if is_wanted(entry, wanted):
                 files, size = files + 1, size + entry.size
     return Contents(files, size)
 
@@ -95,8 +106,9 @@ def unpack(
     with room_on_disk(target), reading(archive, verified=verified) as entries:
         target.mkdir(parents=True)
         for entry in entries:
-            if is_wanted(entry.path, wanted):
-                write(entry, target / entry.path)
+            if is_wanted(entry, wanted):
+                with writable(entry.path, target, archive):
+                    write(entry, target / entry.path)
                 done += entry.size
                 tick(done, contents.size)
     return contents
@@ -104,6 +116,7 @@ def unpack(
 
 def write(entry: Entry, path: Path) -> None:
     """Write one file, which must be as long as declared."""
+    assert entry.open is not None
     path.parent.mkdir(parents=True, exist_ok=True)
     with entry.open() as source, path.open("wb") as file:
         shutil.copyfileobj(source, file, CHUNK)
@@ -111,9 +124,27 @@ def write(entry: Entry, path: Path) -> None:
             raise EOFError(f"{entry.path} has {file.tell()} of {entry.size} bytes")
 
 
-def is_wanted(path: PurePosixPath, wanted: Sequence[str]) -> bool:
-    """Whether a path begins with any of the wanted beginnings."""
-    return not wanted or path.as_posix().startswith(tuple(wanted))
+@contextmanager
+def writable(path: PurePosixPath, target: Path, archive: Path) -> Iterator[None]:
+    """Name the archive where a member's name cannot be written: two that clash, or one that the system refuses.
+
+    Raises:
+        DatasetError: instead of the system's error.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in BAD_NAME:
+            raise
+        raise DatasetError(
+            f"{archive}: its member {short(path)} cannot be written below {target}: {error.strerror}. Two members may "
+            "have one name, or the path be too long here: take another copy, or set dataset.root=... to a shorter path."
+        ) from error
+
+
+def is_wanted(entry: Entry, wanted: Sequence[str]) -> bool:
+    """Whether an entry is a file whose path begins with any of the wanted beginnings."""
+    return entry.open is not None and (not wanted or entry.path.as_posix().startswith(tuple(wanted)))
 
 
 @contextmanager
@@ -128,7 +159,7 @@ def reading(archive: Path, *, verified: bool = False) -> Iterator[Iterator[Entry
             with zipfile.ZipFile(archive) as opened:
                 yield zip_entries(opened, archive)
         elif is_archive(archive):
-            with tarfile.open(archive) as opened_tar:
+            with tarfile.open(archive, tarinfo=Header) as opened_tar:
                 yield tar_entries(opened_tar, archive, verified)
         else:
             yield iter([Entry(PurePosixPath(archive.name), archive.stat().st_size, lambda: archive.open("rb"))])
@@ -145,8 +176,12 @@ def zip_entries(opened: zipfile.ZipFile, archive: Path) -> Iterator[Entry]:
     for info in opened.infolist():
         path = safe_path(info.orig_filename, archive)
         kind = stat.S_IFMT(info.external_attr >> 16)
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # zipfile inflates others unbounded
+            raise refused(archive, f"{short(path)} is compressed by method {info.compress_type}, not by deflate")
         if kind == stat.S_IFLNK:
-            check_link(path, opened.read(info)[:4096].decode(errors="replace"), archive)
+            with opened.open(info) as link:
+                goal = link.read(LONGEST_NAME + 1)
+            yield left_out(path, goal.decode(errors="replace"), archive)
         elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise refused(archive, f"{path} is a device")
         elif not info.is_dir() and not LEFT_OUT & set(path.parts):
@@ -158,9 +193,9 @@ def tar_entries(opened: tarfile.TarFile, archive: Path, verified: bool) -> Itera
     for info in opened:
         path = safe_path(info.name, archive)
         if info.issym():
-            check_link(path, info.linkname, archive)
+            yield left_out(path, info.linkname, archive)
         elif info.islnk():
-            check_link(PurePosixPath(path.name), info.linkname, archive)  # names a member, from the archive's root
+            yield left_out(PurePosixPath(path.name), info.linkname, archive)  # names a member, from the archive's root
         elif not (info.isreg() or info.isdir()):
             raise refused(archive, f"{path} is a device")
         elif info.isreg() and not LEFT_OUT & set(path.parts):
@@ -172,6 +207,18 @@ def tar_entries(opened: tarfile.TarFile, archive: Path, verified: bool) -> Itera
         raise EOFError("the mark at the end is missing")
     if len(end) == MOST_PADDING:
         raise refused(archive, "more follows behind its end")
+
+
+class Header(tarfile.TarInfo):
+    """What a tar says about a member, of bounded size."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "Header":
+        """Read a header, and refuse a huge one before tarfile reads it."""
+        header = super().frombuf(buf, encoding, errors)
+        if header.size > LONGEST_HEADER and header.type in HEADERS:
+            raise RuntimeError(f"a header of {header.size} bytes")
+        return header
 
 
 def tar_file(opened: tarfile.TarFile, info: tarfile.TarInfo) -> Any:
@@ -191,16 +238,27 @@ def safe_path(name: str, archive: Path) -> PurePosixPath:
     if not path.parts and name.strip("./") == "":
         return PurePosixPath(".")  # the archive's own root, as "tar -c ." writes it
     if path.is_absolute() or ".." in path.parts or DRIVE.match(name) or "\\" in name or "\0" in name:
-        raise refused(archive, f"its member {name!r} would land outside the target folder")
+        raise refused(archive, f"its member {short(name)!r} would land outside the target folder")
+    if len(name) > LONGEST_NAME:
+        raise refused(archive, f"its member {short(name)!r} has a name of {len(name)} characters")
     return path
 
 
-def check_link(path: PurePosixPath, goal: str, archive: Path) -> None:
-    """Refuse a link that leads out of the archive's tree; say that one inside is left out."""
+def left_out(path: PurePosixPath, goal: str, archive: Path) -> Entry:
+    """Refuse a link that leads out of the archive's tree or is too long; say that one inside is left out."""
+    if len(goal) > LONGEST_NAME:
+        raise refused(archive, f"its link {short(path)} is longer than {LONGEST_NAME} bytes")
     reached = posixpath.normpath(posixpath.join(path.parent.as_posix(), goal))
     if goal.startswith("/") or "\\" in goal or reached == ".." or reached.startswith("../"):
-        raise refused(archive, f"its link {path} leads outside the target folder, to {goal!r}")
-    log.warning("%s: left out the link %s -> %s", archive, path, goal)
+        raise refused(archive, f"its link {short(path)} leads outside the target folder, to {short(goal)!r}")
+    log.warning("%s: left out the link %s -> %s", archive, short(path), short(goal))
+    return Entry(path, 0, None)
+
+
+def short(name: object) -> str:
+    """Cut a long name for a message."""
+    text = str(name)
+    return text if len(text) <= 100 else f"{text[:60]}...{text[-30:]}"
 
 
 def refused(archive: Path, reason: str) -> DatasetError:

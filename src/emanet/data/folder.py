@@ -57,7 +57,8 @@ class Folder(SegmentationDataModule):
         mask_encoding: index, rgb or folders.
         colors: class name -> (r, g, b), for rgb; the key "ignore" names a colour to ignore.
         mask_suffix: what a mask's name adds to its image's, such as "_mask".
-        val_ratio: share of the images that becomes the split val where neither folders nor lists say it.
+        val_ratio: share of the images, below 1, that becomes the split val where neither folders nor lists say it;
+            above 0 it is at least one image, and leaves one to train on.
     """
 
     name = "folder"
@@ -77,6 +78,8 @@ class Folder(SegmentationDataModule):
         val_ratio: float = 0.0,
         **options: Any,
     ):
+        if not 0 <= val_ratio < 1:
+            raise ConfigError(f"dataset.val_ratio must be at least 0 and below 1, got {val_ratio}.")
         super().__init__(**options)
         self.class_names, table = _classes(class_names, class_file, num_classes)
         self.mask_encoding, self.mask_suffix, self.val_ratio = mask_encoding, mask_suffix, val_ratio
@@ -130,17 +133,20 @@ class Folder(SegmentationDataModule):
         return self._with_masks(samples, masks, split)
 
     def samples(self, split: str) -> list[Sample]:
-        """Return the samples of a split; warn once where its masks seem to hold a single class."""
+        """Return the samples of a split; warn once of masks of one class, and of images both trained and scored on."""
         known = split in self._samples
         samples = super().samples(split)
         if not known and samples[0].mask is not None:
             self._warn_if_constant(split, samples)
+        if not known:
+            self._warn_if_shared(split)
         return samples
 
     def _share(self, names: Sequence[str], split: str) -> list[str]:
         """Choose by a hash of the name, so that the same images stay in validation when others join."""
         shuffled = sorted(names, key=lambda name: mix(*name.encode()))
-        held_out = set(shuffled[: round(len(names) * self.val_ratio)])
+        number = min(max(round(len(names) * self.val_ratio), 1), len(names) - 1)
+        held_out = set(shuffled[:number])
         return [name for name in names if (name in held_out) == (split == "val")]
 
     def _with_masks(self, samples: list[Sample], masks: Path, split: str) -> list[Sample]:
@@ -159,6 +165,19 @@ class Folder(SegmentationDataModule):
             )
         return [sample._replace(mask=found[sample.name + self.mask_suffix]) for sample in samples]
 
+    def _warn_if_shared(self, split: str) -> None:
+        """Compare the training split with those that are scored, once both are known."""
+        train = self.stage_splits["fit"]
+        for scored in {self.stage_splits["validate"], self.stage_splits["test"]} - {train}:
+            if split in (train, scored) and train in self._samples and scored in self._samples:
+                trained = {sample.image for sample in self._samples[train]}
+                shared = [sample.name for sample in self._samples[scored] if sample.image in trained]
+                if shared:
+                    log.warning(
+                        "%d images are in split '%s' and in split '%s': %s; their scores say nothing about new images",
+                        *(len(shared), train, scored, some(shared)),
+                    )
+
     def _warn_if_constant(self, split: str, samples: Sequence[Sample]) -> None:
         read, seen = self.labels(), set()
         for sample in samples[:: max(1, len(samples) // LOOKED_AT)][:LOOKED_AT]:
@@ -168,7 +187,7 @@ class Folder(SegmentationDataModule):
         only = ", ".join(self.class_names[label] for label in seen - {IGNORE}) or "no class"
         log.warning(
             "split '%s': the masks looked at hold only %s (and ignored pixels). If foreground is stored as 255, say "
-            "what it means with dataset.class_map={0: 0, 255: 1}",
+            "what it means with 'dataset.class_map={0: 0, 255: 1}'",
             *(split, only),
         )
 

@@ -203,7 +203,8 @@ class Preparation:
                 contents = unpack(
                     path, folder / "files", wanted=archive.wanted, verified=archive.checksum is not None, tick=tick
                 )
-            os.sync()  # what is marked as whole shall be so after a power cut too
+            if hasattr(os, "sync"):  # not on Windows
+                os.sync()  # what is marked as whole shall be so after a power cut too
             about = {"file": archive.file, "origin": step.origin, "bytes": path.stat().st_size, **digests}
             write_json(folder / "about.json", about | {"files": contents.files, "unpacked_bytes": contents.size})
         move_into(folder / "files", self.root / archive.into)

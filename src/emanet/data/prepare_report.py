@@ -1,23 +1,13 @@
 """What ``src/prepare.py`` does and shows: plans, progress bars, and what is there in the end."""
 
-import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
-from emanet.data.download import Tick, free_bytes
+from emanet.data.bars import Bars
+from emanet.data.download import free_bytes
 from emanet.data.prepare import Count, MissingArchiveError, Preparation, State, Step
 from emanet.data.recipes import RECIPES
 from emanet.errors import ConfigError, DatasetError, EMANetError
@@ -45,13 +35,15 @@ def prepare(
         console: where to write.
 
     Raises:
-        DatasetError: if a benchmark could not be prepared; with ``all``, once the others are done.
+        DatasetError: if a benchmark could not be prepared; with ``all``, once the others are done, and not for one
+            behind a login where no ``source`` was named.
     """
     console = console or Console()
     if dataset == "all" and (parts is not None or root is not None):
         raise ConfigError("parts=[...] and dataset.root=... go with one benchmark; with all: paths.data_dir=DIR.")
     names = list(RECIPES) if dataset == "all" else [dataset]
     failures: list[str] = []
+    by_hand: list[str] = []
     for name in names:
         folder = Path(data_dir) / name if root is None else Path(root)
         preparation = Preparation(
@@ -74,32 +66,12 @@ def prepare(
             if dataset != "all":
                 raise
             log.warning("%s", error)
-            if not isinstance(error, MissingArchiveError):
-                failures.append(name)
+            only_by_hand = source is None and isinstance(error, MissingArchiveError)
+            (by_hand if only_by_hand else failures).append(name)
+    if by_hand:
+        log.warning("not prepared, since no program can fetch it: %s; see above.", ", ".join(by_hand))
     if failures:
         raise DatasetError(f"not prepared: {', '.join(failures)}; see above. The same command goes on with them.")
-
-
-class Bars:
-    """Progress bars on a console: bytes, speed and time left."""
-
-    def __init__(self, console: Console):
-        self.console = console
-
-    @contextlib.contextmanager
-    def __call__(self, text: str, unit: str) -> Iterator[Tick]:
-        """Open a bar."""
-        counted: tuple[ProgressColumn, ...] = (MofNCompleteColumn(),)
-        if unit == "bytes":
-            counted = (DownloadColumn(), TransferSpeedColumn())
-        columns = (TextColumn("{task.description}"), BarColumn(), *counted, TimeRemainingColumn())
-        with Progress(*columns, console=self.console) as progress:
-            task = progress.add_task(text, total=None)
-
-            def tick(done: int, total: int | None) -> None:
-                progress.update(task, completed=done, total=total)
-
-            yield tick
 
 
 def plan_lines(preparation: Preparation, steps: Sequence[Step]) -> str:

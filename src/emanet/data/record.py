@@ -3,10 +3,10 @@
 It is written last and as a whole, so that nothing half done is taken for done.
 """
 
-import fcntl
+import importlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -84,7 +84,17 @@ def locked(root: Path) -> Iterator[None]:
         raise DatasetError(f"cannot write to {root} ({error}); set dataset.root=... to a folder of yours.") from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            file_lock()(file.fileno())
+        except (BlockingIOError, PermissionError) as error:  # held: the one where there is fcntl, the other on Windows
             raise DatasetError(f"another process is preparing {root}; wait until it has ended.") from error
         yield
+
+
+def file_lock() -> Callable[[int], None]:
+    """Return what locks an open file until it is closed, or raises where another process has locked it."""
+    try:
+        import fcntl
+    except ImportError:
+        msvcrt: Any = importlib.import_module("msvcrt")  # Windows; its functions are unknown to checkers elsewhere
+        return lambda number: msvcrt.locking(number, msvcrt.LK_NBLCK, 1)
+    return lambda number: fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,7 +9,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the netwo
 
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import albumentations as A
 import cv2
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from emanet.data.reading import IGNORE
 
-Transform = A.BasicTransform | A.BaseCompose
+Transform: TypeAlias = A.BasicTransform | A.BaseCompose
 """Anything that can stand in ``extra_transforms``."""
 
 PADDING = 254
@@ -126,6 +126,19 @@ def _nearest(side: int, scaled: int, start: int, size: int) -> np.ndarray:
     return np.minimum(position.astype(np.intp), side - 1)
 
 
+def mark_invented(transforms: Sequence[Transform]) -> None:
+    """Let geometric transforms, nested ones too, fill the mask with PADDING, in place.
+
+    albumentations fills it with 0, which is a class here. ``None`` stays: such transforms cover a part of the image, of
+    which the mask keeps the label.
+    """
+    for transform in transforms:
+        if isinstance(transform, A.BaseCompose):
+            mark_invented(transform.transforms)
+        elif getattr(transform, "fill_mask", None) == 0:
+            transform.fill_mask = PADDING
+
+
 class Normalize:
     """8-bit RGB to float channels: ``(x / 255 - mean) / std``, from a table of the 256 values of each channel."""
 
@@ -152,8 +165,8 @@ class TrainTransform:
         crop_size: side of the crop in pixels.
         scales: factors to draw from.
         flip: probability of a horizontal flip.
-        extra_transforms: built albumentations transforms, applied to the 8-bit crop after the flip. Geometric ones
-            must fill masks with 255 (``fill_mask=255``).
+        extra_transforms: built albumentations transforms, applied to the 8-bit crop after the flip. Pixels that
+            they invent count as padding, unless ``fill_mask`` names a class above 0; see :func:`mark_invented`.
         mean, std: of the normalised input, in units of 0..1, RGB.
     """
 
@@ -168,6 +181,7 @@ class TrainTransform:
         extra_transforms: Sequence[Transform] = (),
     ):
         red, green, blue = (round(255 * value) for value in mean)
+        mark_invented(extra_transforms)
         steps = [ScaleCrop(crop_size, tuple(scales), (red, green, blue)), A.HorizontalFlip(p=flip), *extra_transforms]
         self.compose = A.Compose(steps, is_check_shapes=False)
         self.normalize = Normalize(mean, std)

@@ -1,8 +1,10 @@
 """Archives that are hostile, truncated or merely large."""
 
 import io
+import logging
 import stat
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -211,3 +213,62 @@ def test_what_macos_adds_is_left_out(tmp_path: Path):
     archive = make(tmp_path / "a.zip", {"a.txt": b"1", "__MACOSX/._a.txt": b"2", "b/.DS_Store": b"3"})
     unpack(archive, tmp_path / "out")
     assert set(tree(tmp_path / "out")) == {"a.txt"}
+
+
+def zip_with_link(path: Path, name: str, goal: bytes, method: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        info = zipfile.ZipInfo(name)
+        info.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(info, goal, method)
+    return path
+
+
+def peak_of_refusal(archive: Path, message: str) -> int:
+    """Most bytes that were held while an archive was refused."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(DatasetError, match=message) as caught:
+            survey(archive)
+        assert len(str(caught.value)) < 1000
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+def test_a_link_of_a_huge_goal_is_refused_without_reading_it(tmp_path: Path, method: int):
+    archive = zip_with_link(tmp_path / "a.zip", "a", b"x" * (20 << 20), method)
+    assert archive.stat().st_size < 30_000
+    message = "its link a is longer than 4096 bytes" if method == zipfile.ZIP_DEFLATED else "compressed by method 12"
+    assert peak_of_refusal(archive, message) < 4 << 20
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_tar_with_a_huge_name_is_refused_without_reading_it(tmp_path: Path, form: int):
+    with tarfile.open(tmp_path / "a.tgz", "w:gz", format=form) as archive:
+        archive.addfile(link("a", "x" * (8 << 20)))
+    assert peak_of_refusal(tmp_path / "a.tgz", r"a\.tgz: truncated or damaged \(a header of 8388\d* bytes") < 4 << 20
+
+
+def test_a_long_goal_is_cut_in_messages(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.WARNING):
+        survey(zip_with_link(tmp_path / "a.zip", "a", b"b/" * 2000))
+    assert "left out the link a -> b/b/" in caplog.text
+    assert len(caplog.text) < 500
+
+
+def test_links_count_among_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "MOST_FILES", 2)
+    with pytest.raises(DatasetError, match="or 2 files"):
+        survey(make_tar(tmp_path / "a.tar", {}, *(link(name, "x") for name in "abc")))
+    contents = survey(make_tar(tmp_path / "b.tar", {"x": b"1"}, link("a", "x")))
+    assert contents == Contents(1, 1)
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".zip"])
+@pytest.mark.parametrize("names", [("a", "a/b"), ("a/b", "a"), ("x" * 300,)])
+def test_names_that_clash_or_are_too_long_name_the_archive(tmp_path: Path, suffix: str, names: tuple[str, ...]):
+    archive = make(tmp_path / f"odd{suffix}", dict.fromkeys(names, b"1"))
+    with pytest.raises(DatasetError, match=rf"odd{suffix}: its member .* cannot be written below .*out") as caught:
+        unpack(archive, tmp_path / "out")
+    assert len(str(caught.value)) < 1000

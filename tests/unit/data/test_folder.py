@@ -1,15 +1,23 @@
 """Own data: every layout and encoding, and every mistake that users make with them."""
 
 import logging
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 from PIL import Image
 
+from emanet.build import build_task, call_target
+from emanet.config import CONF_DIR, register
 from emanet.data.folder import Folder
 from emanet.data.items import read_pair
 from emanet.errors import ConfigError, DatasetError
+from emanet.network import EMANet
 from fake_data import SIZE, picture, save_grey_png, save_image, save_list, write_folder
 
 
@@ -189,3 +197,77 @@ def test_a_folder_without_splits_says_the_three_ways(tmp_path: Path):
     write_folder(tmp_path, layout="none")
     with pytest.raises(DatasetError, match=r"images/train or .*train\.txt.*images/train, masks/train.*val_ratio=0\.2"):
         folder(tmp_path, num_classes=3).setup("fit")
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.0, 20.0, float("nan")])
+def test_a_ratio_that_is_no_share_is_refused(tmp_path: Path, ratio: float):
+    with pytest.raises(ConfigError, match=rf"val_ratio must be at least 0 and below 1, got {ratio}"):
+        folder(tmp_path, num_classes=3, val_ratio=ratio)
+
+
+@pytest.mark.parametrize(("ratio", "held_out"), [(0.01, 1), (0.25, 1), (0.5, 2), (0.99, 3)])
+def test_a_ratio_leaves_an_image_on_either_side(tmp_path: Path, ratio: float, held_out: int):
+    write_folder(tmp_path, n_train=3, n_val=1, layout="none")
+    data = folder(tmp_path, num_classes=3, val_ratio=ratio)
+    assert {split: len(data.samples(split)) for split in ("train", "val")} == {"train": 4 - held_out, "val": held_out}
+
+
+def test_an_image_in_both_lists_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    write_folder(tmp_path, layout="lists")
+    data = folder(tmp_path, num_classes=3)
+    data.setup("fit")
+    assert not caplog.text
+    save_list(tmp_path / "val.txt", ["val0", "train1.jpg"])
+    data = folder(tmp_path, num_classes=3)
+    data.setup("fit")
+    data.setup("validate")
+    assert caplog.text.count("1 images are in split 'train' and in split 'val': train1;") == 1
+
+
+@pytest.fixture
+def composed() -> Iterator[Callable[..., Folder]]:
+    """Builds the data module of a command line."""
+    register()
+
+    def build(root: Path, *overrides: str) -> Folder:
+        with initialize_config_dir(CONF_DIR, version_base="1.3"):
+            cfg = compose("train", ["dataset=folder", f"dataset.root={root}", "dataset.num_workers=0", *overrides])
+        return call_target(cfg.dataset)
+
+    yield build
+    GlobalHydra.instance().clear()
+
+
+def quoted(key: str, *files: str) -> list[str]:
+    """Overrides of a key that the texts tell users to type, in the shell's quotes."""
+    texts = [(Path(CONF_DIR).parent / file).read_text(encoding="utf-8") for file in files]
+    return [override for text in texts for override in re.findall(rf"'(dataset\.{key}=[^']*)'", text)]
+
+
+def test_the_class_map_of_the_texts_can_be_typed(tmp_path: Path, composed: Callable[..., Folder]):
+    overrides = quoted("class_map", "docs/own_data.md", "data/folder/README.md", "src/emanet/data/folder.py")
+    assert overrides == ["dataset.class_map={0: 0, 255: 1}"] * 3
+    raw = write_folder(tmp_path, values=(0, 255))
+    data = composed(tmp_path, "dataset.num_classes=2", overrides[0])
+    for name, mask in classes(data).items():
+        assert np.array_equal(mask, raw[name] // 255)
+
+
+def test_the_colours_of_the_texts_can_be_typed(tmp_path: Path, composed: Callable[..., Folder]):
+    (override,) = quoted("colors", "data/folder/README.md")
+    data = composed(tmp_path, "dataset.class_names=[sky,tree,road]", "dataset.mask_encoding=rgb", override)
+    assert data.palette.tolist() == [[0, 0, 255], [0, 255, 0], [9, 9, 9]]
+    data = composed(
+        tmp_path, "dataset.class_names=[road]", "dataset.mask_encoding=rgb", "dataset.colors={road: [128,64,128]}"
+    )
+    assert data.colors == {"road": (128, 64, 128)}
+
+
+def test_the_messages_of_own_data_are_those_that_are_printed():
+    text = (Path(CONF_DIR).parent / "docs/own_data.md").read_text(encoding="utf-8")
+    quoted_message = re.search(r"`(loss\.class_weights must[^`]*)`", text)
+    assert quoted_message is not None
+    cfg = OmegaConf.create({"loss": {"class_weights": [1, 1]}})
+    net = EMANet.__new__(EMANet)  # not looked at
+    with pytest.raises(ConfigError, match=re.escape(quoted_message[1])):
+        build_task(cfg, net, folder(Path("unread"), num_classes=3))

@@ -1,24 +1,29 @@
 """Every benchmark prepared from archives in the published layout, over a loopback server or from a folder."""
 
+import errno
 import io
 import json
 import os
 import shutil
 import signal
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from emanet import inspecting
 from emanet.data import archives, derive
 from emanet.data import prepare as module
 from emanet.data.prepare import MissingArchiveError, Preparation, State
 from emanet.data.prepare_report import prepare
 from emanet.data.reading import read_index_png
 from emanet.data.recipes import RECIPES
+from emanet.data.record import locked
 from emanet.data.voc import VOC
 from emanet.errors import ConfigError, DatasetError
 from fake_archives import PACKERS, tiny_recipe, write_archives
@@ -357,9 +362,50 @@ def test_all_prepares_what_it_can_and_names_the_rest(tmp_path: Path, monkeypatch
     shutil.rmtree(source / "cityscapes")
     (source / "ade20k" / "ADEChallengeData2016.zip").write_bytes(b"not a zip")
     options = {"data_dir": tmp_path / "data", "source": str(source), "strict_counts": False}
-    with pytest.raises(DatasetError, match="not prepared: ade20k; see above"):
+    with pytest.raises(DatasetError, match="not prepared: cityscapes, ade20k; see above"):
         prepare("all", console=Console(quiet=True), **options)
     assert "cityscapes: source=" in caplog.text
     assert "wrong checksum" in caplog.text
     ready = {folder.name for folder in (tmp_path / "data").iterdir() if (folder / "prepared.json").is_file()}
     assert ready == set(PACKERS) - {"cityscapes", "ade20k"}
+
+
+def test_all_from_an_empty_folder_fails_and_names_every_benchmark(tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match=f"not prepared: {', '.join(RECIPES)}; see above"):
+        prepare("all", data_dir=tmp_path / "data", source=str(tmp_path / "empty"), console=Console(quiet=True))
+
+
+def test_all_without_a_source_only_names_a_benchmark_behind_a_login(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    for name in set(RECIPES) - {"cityscapes"}:
+        monkeypatch.delitem(RECIPES, name)
+    prepare("all", data_dir=tmp_path, console=Console(quiet=True))
+    assert "not prepared, since no program can fetch it: cityscapes" in caplog.text
+
+
+def test_a_system_without_sync_prepares_too(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delattr(os, "sync")  # as on Windows
+    counts = lenient("ade20k", tmp_path, tiny("ade20k")).run()
+    assert {count.name: count.found for count in counts} == COUNTS["ade20k"]
+
+
+def test_where_there_is_no_fcntl_the_lock_is_that_of_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def locking(number: int, mode: int, size: int) -> None:
+        calls.append((mode, size))
+        if len(calls) > 1:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    calls: list[tuple[int, int]] = []
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK=2))
+    with locked(tmp_path), pytest.raises(DatasetError, match="another process is preparing"), locked(tmp_path):
+        pass
+    assert calls == [(2, 1), (2, 1)]
+
+
+def test_looking_at_data_needs_no_preparing():
+    source = Path(inspecting.__file__).read_text(encoding="utf-8")
+    assert "emanet.data.bars" in source
+    assert "emanet.data.prepare" not in source

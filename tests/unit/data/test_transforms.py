@@ -131,3 +131,21 @@ def test_extra_transforms_act_after_the_flip_are_seeded_and_leave_the_padding_at
     inside = np.array(Counter(mask.flatten().tolist()).most_common(2))
     assert 255 in inside[:, 0]
     assert (image[:, mask == 255] == 0).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_pixels_that_a_rotation_invents_are_padding_and_not_class_0(nested: bool):
+    rotation = A.Rotate(limit=(45, 45), p=1.0)
+    extra = A.Compose([A.OneOf([A.Sequential([rotation], p=1.0)], p=1.0)]) if nested else rotation
+    ones = np.ones((65, 65), np.uint8)
+    image, mask = transform(65, flip=0.0, scales=(1.0,), extra=(extra,))(np.full((65, 65, 3), 9, np.uint8), ones, 0)
+    assert set(mask.unique().tolist()) == {1, 255}
+    assert (mask == 255).float().mean() > 0.1  # four corners
+    assert (image[:, mask == 255] == 0).all()
+
+
+def test_a_mask_filling_that_was_chosen_stays():
+    chosen, covering = A.Affine(rotate=45, fill_mask=3), A.CoarseDropout()
+    transform(65, extra=(chosen, covering))
+    assert chosen.fill_mask == 3
+    assert covering.fill_mask is None
