@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+JOBS   ?= 2
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -14,16 +15,19 @@ setup: $(STAMP) ## Make .venv and install the project with all extras
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed, {v[0]}.{v[1]} was found: set PYTHON=/path/to/python3.11")'
+	@echo "Setting up $(VENV): the first time this fetches PyTorch, a few GB."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=24'
 	$(BIN)/python -m pip install --quiet --editable '.[quickstart,test,dev]'
+	@# The official Cityscapes evaluation, for one test: its full requirements would bring a GUI along.
+	$(BIN)/python -m pip install --quiet --no-deps 'cityscapesscripts==2.3.0' 'pyquaternion>=0.9.9,<1'
 	@touch $@
 
 train: setup ## Train the quickstart: EMANet on real satellite images, minutes on two CPU cores
 	$(BIN)/python src/train.py experiment=quickstart
 
-test: setup ## Run the tests
-	$(BIN)/python -m pytest
+test: setup ## Run the tests, JOBS=2 at a time
+	$(BIN)/python -m pytest -n $(JOBS)
 
 test-slow: setup ## Run the tests that take longer
 	$(BIN)/python -m pytest -m slow

@@ -94,6 +94,21 @@ def read_stored(checkpoint: str | Path) -> Stored:
     return from_network(foreign(content), str(path))
 
 
+def read_weights(checkpoint: str | Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint under our names, whoever wrote it; of ours, a bare state dict will do.
+
+    Raises:
+        WeightsError: as :func:`read_stored`.
+    """
+    path = Path(checkpoint).expanduser()
+    if path.is_file():
+        state = unwrap_state_dict(read_foreign_checkpoint(path), source=str(path))
+        state = {key.removeprefix("net."): value for key, value in state.items()}
+        if any(key.startswith("backbone.") for key in state) and "emau.mu" in state:
+            return state
+    return read_stored(path).weights
+
+
 def ours(content: Mapping[str, Any], source: str) -> Stored:
     """A checkpoint of our training."""
     settings = content["hyper_parameters"]

@@ -28,7 +28,7 @@ from emanet.prediction.media import Source, find_sources, read_picture
 from emanet.prediction.predicting import Results, predict_sources
 from emanet.prediction.predictor import Predictor
 from emanet.prediction.submission import SubmissionWriter, image_sizes, submission_format
-from emanet.restore import read_stored, restore_network
+from emanet.restore import read_stored, read_weights, restore_network
 from emanet.resume import find_checkpoint
 from emanet.rules import check
 from emanet.task import SegmentationTask
@@ -58,8 +58,7 @@ def train(cfg: DictConfig, run_dir: Path) -> float | None:
         cfg.model.pretrained = False  # all weights are about to be replaced
     net = build_network(cfg.model, datamodule.num_classes)
     if cfg.init_from is not None:
-        weights = read_stored(cfg.init_from).weights
-        fresh = load_weights(net, weights, source=f"init_from={cfg.init_from}", replaceable="fc2.")
+        fresh = load_weights(net, read_weights(cfg.init_from), source=f"init_from={cfg.init_from}", replaceable="fc2.")
         log.info("weights from %s%s", cfg.init_from, f", a new classifier ({', '.join(fresh)})" if fresh else "")
     task = build_task(cfg, prepare_network(cfg, net), datamodule)
     if getattr(rank_zero_only, "rank", 0) == 0:
