@@ -19,6 +19,7 @@ from emanet.errors import ConfigError, EMANetError
 from emanet.interrupts import InterruptedRunError
 from emanet.launch import in_lightning_child, needs_own_process, place_process, quote, run_alone, write_result
 from emanet.resume import AUTO
+from emanet.study import record_failure
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +39,8 @@ def start(main: Callable[[], Any], prepare: Callable[[list[str]], list[str]]) ->
 def entry_point(job: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     """End a run on a user's mistake with its message alone and exit code 1.
 
-    In a sweep the error is raised instead, so that one bad job does not take the others with it; and a job on several
-    devices gets a process of its own.
+    In a study (sweep=NAME) the failure of a run is recorded in its folder, and the others go on; in another sweep the
+    error is raised for the sweeper. A job on several devices gets a process of its own.
     """
 
     @functools.wraps(job)
@@ -49,8 +50,15 @@ def entry_point(job: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]
         except InterruptedRunError as error:
             log.error("%s", error)
             sys.exit(0 if in_lightning_child() else error.exit_code)  # else the first process is killed in its exit
-        except (EMANetError, InterpolationResolutionError) as error:
+        except Exception as error:
+            mistake = isinstance(error, (EMANetError, InterpolationResolutionError))
             if HydraConfig.get().mode == RunMode.MULTIRUN:
+                if OmegaConf.select(cfg, "study") is None:
+                    raise
+                record_failure(run_dir(), error)
+                log.error("%s: %s", run_dir(), error, exc_info=not mistake)
+                return None
+            if not mistake:
                 raise
             if isinstance(error, EMANetError):
                 log.error("%s", error)
@@ -95,7 +103,8 @@ def expand_resume(argv: list[str]) -> list[str]:
     names = {item.partition("=")[0].lstrip("+~") for item in given}
     kept = [item for item in stored if str(item).partition("=")[0].lstrip("+~") not in names | {"resume"}]
     place = str(Path(str(target)).expanduser().resolve())
-    return [argv[0], *kept, *given, f"resume={quote(place)}", f"hydra.run.dir={quote(str(folder))}"]
+    own = [f"resume={quote(place)}", f"hydra.run.dir={quote(str(folder))}", "hydra.mode=RUN"]  # also if part of a sweep
+    return [argv[0], *kept, *given, *own]
 
 
 def read_overrides(path: Path) -> list[Any]:

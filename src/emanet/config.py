@@ -128,6 +128,9 @@ class TrainConfig:
     init_from: str | None = None  # start from the weights of this checkpoint, with a fresh schedule
     resume: str | None = None  # go on with this run: its folder, or a checkpoint of it; auto: this one, if it was begun
     tags: list[str] = field(default_factory=list)  # for W&B
+    study: str | None = None  # the ablation that this run belongs to: a file of conf/sweep/
+    swept: list[str] = field(default_factory=list)  # keys whose values tell the runs of a study apart
+    T_evals: list[int] = field(default_factory=list)  # EM iterations to evaluate the trained network with as well
     dataset: Any = MISSING
     model: ModelConfig = MISSING
     optim: OptimConfig = MISSING
@@ -218,3 +221,4 @@ def package_file(package: str, relative: str) -> str:
 # When this module is imported, not by register(): a job that submitit sends to a cluster runs no script.
 OmegaConf.register_new_resolver("project_root", lambda: str(PROJECT_ROOT), replace=True)
 OmegaConf.register_new_resolver("package_file", package_file, replace=True)
+OmegaConf.register_new_resolver("gradient_for", lambda kind: "full" if kind == "backprop" else "none", replace=True)

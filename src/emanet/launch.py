@@ -59,7 +59,8 @@ def run_alone() -> Any:
     result.unlink(missing_ok=True)
     overrides = [item for item in hydra.overrides.hydra if item.startswith(("hydra.job.", "hydra/job_logging"))]
     script = str(Path(hydra.runtime.cwd, sys.argv[0]))
-    command = [sys.executable, script, *hydra.overrides.task, *overrides, f"hydra.run.dir={quote(str(folder))}"]
+    place = [f"hydra.run.dir={quote(str(folder))}", "hydra.mode=RUN"]  # a file of conf/sweep/ would start its sweep
+    command = [sys.executable, script, *hydra.overrides.task, *overrides, *place]
     environment = {key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES}
     process = subprocess.Popen(command, cwd=hydra.runtime.cwd, env=environment | {RESULT_FILE: str(result)})
     with forwarding(process):
@@ -108,7 +109,7 @@ def place_process(argv: Sequence[str]) -> list[str]:
     job = job_name()
     if job is None or any(item in ("--help", "-h", "--cfg", "-c", "--info", "-i") for item in argv):
         return argv
-    if "--multirun" in argv or "-m" in argv:
+    if {"--multirun", "-m"} & {*argv} or any(item.startswith("sweep=") for item in argv):
         raise ConfigError(
             f"{job.partition('_')[0]} starts every process with the whole sweep, so they would train different "
             "settings: start the sweep without it, with trainer=ddp on one machine or hydra/launcher=slurm on a cluster"

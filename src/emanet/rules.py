@@ -79,6 +79,7 @@ PRECISIONS = ("auto", "32-true", "16-mixed", "bf16-mixed", "64-true")
 #: (key, what is allowed, test)
 RULES: list[tuple[str, str, Any]] = [
     ("seed", "an integer from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32),
+    ("T_evals", "a list of numbers of EM iterations, each at least 1", lambda value: all(map(_is_count, value))),
     ("model.output_stride", "8, 16 or 32", lambda value: value in (8, 16, 32)),
     ("model.pretrained", "true, false or a path", lambda value: isinstance(value, bool | str) and value != ""),
     ("model.dropout", "a share below 1", lambda value: 0 <= value < 1),

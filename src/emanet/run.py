@@ -20,10 +20,13 @@ from emanet.build import (
     resolved,
 )
 from emanet.callbacks import RunProgress
-from emanet.callbacks.summary import print_scores, write_evaluation
+from emanet.callbacks.summary import named_scores, print_scores, write_evaluation
+from emanet.data.datamodule import SegmentationDataModule
 from emanet.data.reading import read_image
 from emanet.errors import ConfigError
+from emanet.files import write_json
 from emanet.launch import own_rank
+from emanet.naming import describe_run, sweep_choices
 from emanet.prediction.media import Source, find_sources, read_picture
 from emanet.prediction.predicting import Results, predict_sources
 from emanet.prediction.predictor import Predictor
@@ -31,6 +34,7 @@ from emanet.prediction.submission import SubmissionWriter, image_sizes, submissi
 from emanet.restore import read_stored, read_weights, restore_network
 from emanet.resume import find_checkpoint
 from emanet.rules import check
+from emanet.study import EVALUATIONS, finished
 from emanet.task import SegmentationTask
 from emanet.tracking import build_loggers, close_wandb
 from emanet.weights import load_weights
@@ -45,8 +49,13 @@ def train(cfg: DictConfig, run_dir: Path) -> float | None:
     """
     check(cfg)
     OmegaConf.resolve(cfg)
+    done = finished(run_dir, cfg) if cfg.study is not None else None
+    if done is not None:
+        log.info("%s has finished already: val/miou %s", run_dir, done["val/miou"])
+        return done["val/miou"]
     if own_rank() != 0:
         logging.getLogger().setLevel(logging.ERROR)  # the first process speaks for all
+    description = describe_run(cfg, run_dir, sweep_choices(run_dir))
     checkpoint = find_checkpoint(cfg.resume, run_dir)
     if checkpoint is not None:
         log.info("going on from %s", checkpoint)
@@ -54,9 +63,9 @@ def train(cfg: DictConfig, run_dir: Path) -> float | None:
     datamodule = build_datamodule(cfg)
     datamodule.prepare_data()
     datamodule.setup("fit")
-    if checkpoint is not None or cfg.init_from is not None:
-        cfg.model.pretrained = False  # all weights are about to be replaced
-    net = build_network(cfg.model, datamodule.num_classes)
+    replaced = checkpoint is not None or cfg.init_from is not None  # all weights are: no need to look for others
+    model = OmegaConf.merge(cfg.model, {"pretrained": False}) if replaced else cfg.model
+    net = build_network(model, datamodule.num_classes)
     if cfg.init_from is not None:
         fresh = load_weights(net, read_weights(cfg.init_from), source=f"init_from={cfg.init_from}", replaceable="fc2.")
         log.info("weights from %s%s", cfg.init_from, f", a new classifier ({', '.join(fresh)})" if fresh else "")
@@ -68,25 +77,39 @@ def train(cfg: DictConfig, run_dir: Path) -> float | None:
         resolved(cfg.logger),
         run_dir=run_dir,
         config=resolved(cfg),
-        name=run_name(run_dir),
-        group=cfg.name,
-        job_type="train",
-        tags=list(cfg.tags),
+        **description._asdict(),
     )
     trainer = build_trainer(cfg, run_dir, callbacks=instantiate_all(cfg.callbacks), loggers=loggers)
     try:
         trainer.fit(task, datamodule, ckpt_path=checkpoint)
+        miou = trainer.callback_metrics.get("val/miou")
+        evaluate_iterations(cfg, task, datamodule, run_dir)
     except BaseException:
         close_wandb(exit_code=1)
         raise
     close_wandb()
-    miou = trainer.callback_metrics.get("val/miou")
     return None if miou is None else float(miou)
 
 
-def run_name(run_dir: Path) -> str:
-    """Name of a run among others: its folder's, and the sweep's before the number of a job."""
-    return f"{run_dir.parent.name}_{run_dir.name}" if run_dir.name.isdigit() else run_dir.name
+def evaluate_iterations(
+    cfg: DictConfig, task: SegmentationTask, datamodule: SegmentationDataModule, run_dir: Path
+) -> None:
+    """Validate the trained network with each number of EM iterations in ``T_evals``; keep the scores in one file.
+
+    A trainer of its own does it, without callbacks and loggers: for them a validation belongs to the training.
+    """
+    if not cfg.T_evals:
+        return
+    trainer = build_trainer(cfg, run_dir, callbacks=[], loggers=[])
+    unit = task.net.emau
+    scores, before = {}, unit.T_eval
+    for T in cfg.T_evals:
+        unit.T_eval = T
+        trainer.validate(task, datamodule, verbose=False)
+        scores[str(T)] = named_scores(task.metrics.compute(), task.class_names)
+    unit.T_eval = before
+    if trainer.is_global_zero:
+        write_json(run_dir / EVALUATIONS, {"T_eval": scores})
 
 
 def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, int | float]:

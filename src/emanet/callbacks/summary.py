@@ -1,8 +1,6 @@
 """What a run gave: summary.json in the run folder, tables on the screen."""
 
-import json
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from rich.table import Table
 from torch import nn
 
 from emanet.csv_logger import RunCSVLogger
+from emanet.files import write_json
 from emanet.interrupts import InterruptedRunError
 from emanet.metrics import SegmentationScores
 from emanet.provenance import command_line, git_state, hardware, versions
@@ -197,14 +196,6 @@ def count_parameters(net: nn.Module) -> dict[str, int | None]:
     inside = sum(parameter.numel() for parameter in backbone.parameters()) if isinstance(backbone, nn.Module) else None
     head = None if inside is None else total - inside
     return {"total": total, "trainable": trainable, "backbone": inside, "head": head}
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file that is never seen half-written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 def print_scores(scores: SegmentationScores, class_names: list[str], console: Console | None = None) -> None:

@@ -19,8 +19,9 @@ from emanet.data.archives import unpack
 from emanet.data.download import Partial, Tick, download, free_bytes, measure, mismatch, remote_size, silent
 from emanet.data.items import read_pair
 from emanet.data.recipes import Archive, recipe_of
-from emanet.data.record import Record, locked, read_json, write_json
+from emanet.data.record import Record, locked
 from emanet.errors import ConfigError, DatasetError
+from emanet.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 

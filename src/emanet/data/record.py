@@ -4,8 +4,6 @@ It is written last and as a whole, so that nothing half done is taken for done.
 """
 
 import importlib
-import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from emanet.errors import DatasetError
+from emanet.files import read_json, write_json
 
 NAME = "prepared.json"
 VERSION = 1
@@ -49,25 +48,6 @@ class Record:
     def save(self, root: Path) -> None:
         """Write the record."""
         write_json(root / NAME, asdict(self))
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Read a JSON object; None where there is none."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return None
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file that is either old or new, never half."""
-    incomplete = path.with_name(f"{path.name}.part")
-    with incomplete.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(incomplete, path)
 
 
 @contextmanager
