@@ -16,13 +16,6 @@ NAMES = ["red", "green", "blue", "never seen"]
 HEIGHT, WIDTH, IGNORE = 12, 16, 255
 
 
-class FixedBases(nn.Module):
-    """Stands for an attention unit; its bases stay."""
-
-    def update_bases(self, mu: Tensor) -> None:
-        """Nothing."""
-
-
 class ColourNet(nn.Module):
     """Classifies each pixel from its colour alone; 3 * 4 + 4 + 2 parameters."""
 
@@ -32,11 +25,13 @@ class ColourNet(nn.Module):
         super().__init__()
         self.backbone = nn.Conv2d(3, classes, 1)
         self.scale = nn.Parameter(torch.ones(2), requires_grad=False)
-        self.emau = FixedBases()
 
     def forward(self, image: Tensor, return_bases: bool = False) -> Any:
         logits = self.backbone(image)
         return (logits, image.new_zeros(len(image), 4, 2)) if return_bases else logits
+
+    def update_bases(self, mu: Tensor) -> None:
+        """Nothing: there are none."""
 
 
 class ColourData(L.LightningDataModule):

@@ -26,10 +26,8 @@ def study(zygote, tmp_path_factory):
         "trainer.max_steps=2",
         f"hydra.sweep.dir={root / 'sweep'}",
     ]
-    broken = arguments + ["model.norm=choice(l2,layer)", "model.renormalise=true", "model.momentum=0.5,2.0"]
-    broken = [item for item in broken if not item.startswith(("model.T=", "model.norm="))]
-    subdir = "hydra.sweep.subdir=m${model.momentum}"
-    failing = zygote.run(*broken, f"hydra.sweep.dir={root / 'broken'}", subdir, cwd=root, code=1)
+    place = [f"hydra.sweep.dir={root / 'broken'}", "hydra.sweep.subdir=m${model.momentum}"]
+    failing = zygote.run(*arguments, *place, "model.T=1", "model.momentum=0.5,2.0", cwd=root, code=1)
     return root, arguments, zygote.run(*arguments, cwd=root), failing
 
 
@@ -96,3 +94,18 @@ def test_a_run_of_a_study_can_be_taken_up_alone(study, zygote):
     output = zygote.run(f"resume={folder}", "trainer.max_steps=3", "study=null", cwd=root)
     assert "going on from" in output
     assert json.loads((folder / "summary.json").read_text())["steps"] == 3
+
+
+def test_a_study_started_twice_shares_the_work(study, zygote, tmp_path):
+    _, arguments, *_ = study
+    place = f"hydra.sweep.dir={tmp_path / 'sweep'}"
+    one = zygote.start(*arguments, place, "seed=0,1", "T_evals=[]", cwd=tmp_path)
+    two = zygote.start(*arguments, place, "seed=0,1", "T_evals=[]", cwd=tmp_path)
+    outputs = [run.wait().output for run in (one, two)]
+    trained = [output.count("run folder:") for output in outputs]
+    assert sum(trained) == 4, outputs
+    assert all(
+        json.loads((tmp_path / "sweep" / f"T={T}_seed={seed}" / "summary.json").read_text())["status"] == "finished"
+        for T in (1, 2)
+        for seed in (0, 1)
+    )

@@ -31,6 +31,7 @@ class OfflineRun:
     history: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
+    artifacts: list[tuple[str, list[str], list[str]]] = field(default_factory=list)  #: name, aliases, local files
     exit_code: int | None = None
 
     def series(self, key: str) -> list[Any]:
@@ -61,6 +62,9 @@ def read_run(path: Path) -> OfflineRun:
             run.summary |= values(record.summary.update)
         elif kind == "files":
             run.files += [file.path for file in record.files.files]
+        elif kind == "artifact":
+            contents = [entry.local_path for entry in record.artifact.manifest.contents]
+            run.artifacts.append((record.artifact.name, list(record.artifact.aliases), contents))
         elif kind == "exit":
             run.exit_code = record.exit.exit_code
     return run

@@ -93,6 +93,7 @@ def build_task(cfg: DictConfig, net: EMANet, datamodule: SegmentationDataModule)
         poly_power=cfg.optim.poly_power,
         lr_refresh=cfg.optim.lr_refresh,
         reduction=cfg.loss.reduction,
+        upsample=cfg.loss.upsample,
         class_weights=None if weights is None else list(weights),
         ohem_threshold=cfg.loss.ohem_threshold,
         ohem_min_kept=cfg.loss.ohem_min_kept,

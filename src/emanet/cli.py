@@ -46,6 +46,7 @@ def entry_point(job: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]
     @functools.wraps(job)
     def wrapped(cfg: DictConfig) -> Any:
         try:
+            check_head(cfg)
             return run_alone() if needs_own_process(cfg) else write_result(job(cfg))
         except InterruptedRunError as error:
             log.error("%s", error)
@@ -67,6 +68,20 @@ def entry_point(job: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]
             sys.exit(1)
 
     return wrapped
+
+
+def check_head(cfg: DictConfig) -> None:
+    """Refuse keys of the command line that the chosen head does not know; a file may set them for any head.
+
+    Raises:
+        ConfigError: see :func:`emanet.heads.check_asked`.
+    """
+    names = [item.partition("=")[0].lstrip("+~") for item in HydraConfig.get().overrides.task]
+    asked = [name.removeprefix("model.") for name in names if name.startswith("model.")]
+    if asked and "model" in cfg:
+        from emanet.heads import check_asked  # importing torch takes seconds
+
+        check_asked(cfg.model.head, asked)
 
 
 def run_dir() -> Path:
@@ -168,6 +183,14 @@ def prepare_predict(argv: list[str]) -> list[str]:
     quoted = [f"{name}={quote(str(Path(path).expanduser()))}" for name, path in paths.items() if path]
     register_stored(paths["checkpoint"])
     return [*rest, *quoted]
+
+
+def prepare_search(argv: list[str]) -> list[str]:
+    """Put what stands after ``--`` where the search finds it: the overrides of every trial's training."""
+    if "--" not in argv:
+        return argv
+    place = argv.index("--")
+    return [*argv[:place], f"train=[{','.join(quote(item) for item in argv[place + 1 :])}]"]
 
 
 def stored_settings(path: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,20 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from emanet.build import build_network
 from emanet.config import PROJECT_ROOT
 from emanet.errors import ConfigError
+from emanet.heads import NAMES
 from emanet.network import EMANet
 from emanet.rules import check
 
 PUBLISHED = PROJECT_ROOT / "docs" / "published.yaml"
 PUBLISHED_SIZE = 513
-PUBLISHED_PARTS = ("fc0", "emau")  # what the published overhead counts, with the bases (FACTS section 2)
+PUBLISHED_PARTS = ("fc0", "emau", "head")  # what the published overhead counts, with the bases (FACTS section 2)
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,16 @@ class LiveMemory(TorchDispatchMode):
         return sum(size for _, size in self.alive.values())
 
 
+class FusedAttention(TorchFunctionMode):
+    """Take the fused kernel for attention, as CPUs and GPUs do: ``meta`` would hold the weights of all pairs."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Hand plain attention to the kernel, whose cost PyTorch's counter knows."""
+        if func is torch.nn.functional.scaled_dot_product_attention and len(args) == 3 and not kwargs:
+            return torch.ops.aten._scaled_dot_product_efficient_attention(*args, None, False)[0]
+        return func(*args, **(kwargs or {}))
+
+
 def batch_norm_flops(shape: Sequence[int], *args: Any, **kwargs: Any) -> int:
     """A multiplication and an addition per element in evaluation, each taken for a whole multiply-accumulate."""
     return 2 * 2 * math.prod(shape)  # FLOPs: the caller halves them
@@ -116,13 +128,13 @@ def measure(net: EMANet, height: int, width: int) -> list[Cost]:
     live = LiveMemory(image)
     live.exclude(net)
     counter = FlopCounterMode(display=False, custom_mapping=BATCH_NORMS)
-    with counter, torch.no_grad(), live, peaks_of_parts(net, live) as peaks:
+    with counter, torch.no_grad(), live, FusedAttention(), peaks_of_parts(net, live) as peaks:
         net(image)
     flops = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
     costs = [
         Cost(name, count_parameters(part), flops[f"{type(net).__name__}.{name}"] // 2, peaks[name])
         for name, part in net.named_children()
-        if name in peaks  # a head for training alone does not run
+        if name in peaks and not isinstance(part, nn.Identity)  # a head for training alone does not run
     ]
     return [*costs, Cost("total", sum(c.params for c in costs), sum(c.macs for c in costs), max(peaks.values()))]
 
@@ -151,12 +163,13 @@ def count_parameters(module: nn.Module) -> int:
 def overheads(net: EMANet, costs: Sequence[Cost]) -> list[Cost]:
     """What the head adds to the backbone, counted in both ways: as published, and whole.
 
-    The published count takes fc0, the unit and its bases, and leaves out fc1 and the classifier.
+    The published count takes fc0, the unit and its bases, or the rival head in their place, and leaves out fc1 and the
+    classifier.
     """
     parts = {cost.name: cost for cost in costs}
-    published = [parts[name] for name in PUBLISHED_PARTS]
+    published = [parts[name] for name in PUBLISHED_PARTS if name in parts]
     head = [cost for cost in costs if cost.name not in ("backbone", "total")]
-    bases = 0 if isinstance(net.emau.mu, nn.Parameter) else net.emau.mu.numel()
+    bases = 0 if net.head is not None or isinstance(net.emau.mu, nn.Parameter) else net.emau.mu.numel()
     return [
         Cost(name, sum(c.params for c in chosen) + bases, sum(c.macs for c in chosen), max(c.memory for c in chosen))
         for name, chosen in (("overhead as published", published), ("overhead, whole head", head))
@@ -167,6 +180,17 @@ def build_on_meta(**options: Any) -> EMANet:
     """The paper's network without memory for its weights."""
     with torch.device("meta"):
         return EMANet(**options)
+
+
+def head_costs(model: DictConfig, num_classes: int, height: int, width: int) -> list[Cost]:
+    """What every head would add to the configured network's backbone, counted in both ways."""
+    rows = []
+    for name in NAMES:
+        with torch.device("meta"):
+            net = build_network(OmegaConf.merge(model, {"head": name}), num_classes)  # type: ignore[arg-type]
+        added = overheads(net, measure(net, height, width))
+        rows += [replace(cost, name=f"{name}: {cost.name}") for cost in added]
+    return rows
 
 
 def print_costs(costs: Sequence[Cost], title: str, console: Console) -> None:
@@ -241,7 +265,12 @@ def report(cfg: DictConfig) -> list[Cost]:
     costs = measure(net, height, width)
     costs += overheads(net, costs)
     console = Console()
-    print_costs(costs, f"{cfg.model.backbone}, {cfg.model.channels} channels, 1x3x{height}x{width}", console)
+    setting = f"{cfg.model.backbone}, {cfg.model.channels} channels, 1x3x{height}x{width}"
+    print_costs(costs, setting, console)
+    if cfg.heads:
+        added = head_costs(cfg.model, cfg.num_classes, height, width)
+        print_costs(added, f"every head on top of the backbone: {setting}", console)
+        costs += added
     published: Any = OmegaConf.to_container(OmegaConf.load(PUBLISHED))
     print_published(published["costs"], console)
     if cfg.json is not None:

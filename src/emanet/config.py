@@ -27,15 +27,17 @@ class ModelConfig:
     output_stride: int = MISSING  # input pixels per feature: 8, 16 or 32
     multi_grid: list[int] | None = MISSING  # dilation factors of a ResNet's last stage
     pretrained: Any = MISSING  # true: timm's ImageNet weights; a path: a local file; false: random start
-    channels: int = MISSING  # width of the attention unit
+    head: str = MISSING  # ema, the paper's, or a rival: docs/heads.md; refuses the keys below that it does not know
+    channels: int = MISSING  # width of the head
     K: int = MISSING  # number of bases
     T: int = MISSING  # EM iterations in training
     T_eval: int | None = MISSING  # EM iterations in evaluation; null: T
     momentum: float = MISSING  # bases: share of the old ones kept at an update
     norm: str = MISSING  # of the bases after an M-step: l2 | layer | none
     maintenance: str = MISSING  # of the bases over training: moving_average | backprop | none
-    gradient: str = MISSING  # EM iterations that autograd sees: none | last | full
+    gradient: str | None = MISSING  # EM iterations that autograd sees: none | last | full; null: none, of ham last
     renormalise: bool = MISSING  # normalise the bases after each update as well
+    kernel: str = MISSING  # what computes the EM: auto | torch | triton
     dropout: float = MISSING  # share of fc1's channels dropped
     bn_momentum: float = MISSING  # batch norm: share of the new statistics
 
@@ -69,6 +71,7 @@ class LossConfig:
     """The loss (group ``loss``)."""
 
     reduction: str = MISSING  # all_pixels (the authors': ignored pixels count in the mean) | valid_pixels
+    upsample: str = MISSING  # of the logits: auto | triton | blocks (none holds them at full size) | full
     class_weights: list[float] | None = MISSING  # one per class; null: 1
     ohem_threshold: float | None = MISSING  # keep pixels whose true class is less probable; null: all
     ohem_min_kept: int = MISSING  # but at least this many per device batch
@@ -184,8 +187,34 @@ class ComplexityConfig:
     name: str = MISSING
     size: Any = MISSING  # of the image: one number, or [height,width]
     num_classes: int = MISSING
+    heads: bool = MISSING  # also what every head would cost
     json: str | None = MISSING  # file for the rows; null: only the table
     model: ModelConfig = MISSING
+
+
+@dataclass
+class DashboardConfig:
+    """Root of conf/dashboard.yaml."""
+
+    study: str | None = None  # a file of conf/sweep/
+    project: str = MISSING  # of the runs in W&B, and of the dashboard
+    entity: str | None = None  # user or team; null: the default one of the API key
+    output: str | None = None  # write the specification to this file in place of W&B
+    paths: PathsConfig = MISSING
+
+
+@dataclass
+class SearchConfig:
+    """Root of conf/search.yaml."""
+
+    n_trials: int = MISSING  # in all, those of an interrupted search included
+    timeout: float | None = MISSING  # seconds after which no further trial starts
+    seed: int = MISSING  # of the sampler
+    startup_trials: int = MISSING  # drawn at random, and never stopped early
+    warmup_steps: int = MISSING  # optimiser steps before which no trial is stopped
+    output: str | None = MISSING  # folder of the search
+    space: list[dict[str, Any]] = MISSING  # {key, choices} or {key, low, high, log}
+    train: list[str] = MISSING  # overrides of every trial's training
 
 
 def register() -> None:
@@ -195,6 +224,8 @@ def register() -> None:
     store.store(name="eval_schema", node=EvalConfig)
     store.store(name="predict_schema", node=PredictConfig)
     store.store(name="complexity_schema", node=ComplexityConfig)
+    store.store(name="search_schema", node=SearchConfig)
+    store.store(name="dashboard_schema", node=DashboardConfig)
     store.store(group="model", name="mmseg_schema", node=MMSegModelConfig)
     OmegaConf.register_new_resolver("last_checkpoint", last_checkpoint, replace=True)
 

@@ -11,9 +11,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from emanet.kernels import (
+    Backend,
+    Kernel,
+    expectation_maximization_over_tiles,
+    iterate,
+    iterate_in_place,
+    pick,
+    reconstruct,
+)
+
 Norm = Literal["l2", "layer", "none"]
 Maintenance = Literal["moving_average", "backprop", "none"]
 Gradient = Literal["none", "last", "full"]
+
+__all__ = ["EMAU", "e_step", "expectation_maximization", "expectation_maximization_over_tiles", "m_step", "normalise"]
 
 EPS = 1e-6  # added to the norms, as the authors' code does (not a lower bound)
 
@@ -87,9 +99,14 @@ class EMAU(nn.Module):
             ``conv1`` or to the input, which is reached through the residual alone), ``last`` or ``full``.
         renormalise: apply ``norm`` again after each moving-average update (the authors do not, so their stored bases
             have norms below 1).
+        kernel: what computes the iterations. ``auto``: Triton for 16-bit pixels on CUDA; on a CPU, where no gradient is
+            asked for, plain PyTorch without temporaries, equal to the last bit; else plain PyTorch. ``torch``: plain
+            PyTorch. ``triton``: the kernels, refused where they cannot run; they differ in rounding alone (sums, and
+            the bases between iterations, are float32).
 
     Raises:
-        ValueError: for values out of range, and for ``maintenance="backprop"`` where no gradient reaches the bases.
+        ValueError: for values out of range, for ``maintenance="backprop"`` where no gradient reaches the bases, and in
+            ``forward`` for ``kernel="triton"`` where it cannot run.
     """
 
     def __init__(
@@ -104,6 +121,7 @@ class EMAU(nn.Module):
         maintenance: Maintenance = "moving_average",
         gradient: Gradient = "none",
         renormalise: bool = False,
+        kernel: Kernel = "auto",
     ) -> None:
         super().__init__()
         check_options(
@@ -116,6 +134,7 @@ class EMAU(nn.Module):
             maintenance=maintenance,
             gradient=gradient,
             renormalise=renormalise,
+            kernel=kernel,
         )
         self.T = T
         self.T_eval = T_eval
@@ -124,6 +143,7 @@ class EMAU(nn.Module):
         self.maintenance: Maintenance = maintenance
         self.gradient: Gradient = gradient
         self.renormalise = renormalise
+        self.kernel: Kernel = kernel
 
         self.conv1 = nn.Conv2d(channels, channels, 1)
         self.conv2 = nn.Sequential(nn.Conv2d(channels, channels, 1, bias=False), nn.BatchNorm2d(channels))
@@ -155,18 +175,52 @@ class EMAU(nn.Module):
 
     def attend(self, x: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b n k"], Float[Tensor, "b c k"]]:
         """Responsibilities ``z`` and final bases ``mu`` for the input ``x``: conv1, then EM from the stored bases."""
-        with torch.set_grad_enabled(self.gradient != "none" and torch.is_grad_enabled()):
-            pixels = self.conv1(x).flatten(2)
-            return expectation_maximization(
-                pixels, self.mu.expand(x.shape[0], -1, -1), T=self.iterations, norm=self.norm, gradient=self.gradient
-            )
+        with self._grad_mode():
+            return self.run_em(self.conv1(x).flatten(2))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c k"]]:
         """Return the attended features and each image's final bases; the stored bases stay as they are."""
-        z, mu = self.attend(x)
-        y = mu @ z.transpose(1, 2)  # (b, c, n): every pixel from the bases, so of rank at most K
-        y = self.conv2(torch.relu_(y).view(x.shape))
-        return torch.relu_(y + x), mu
+        with self._grad_mode():
+            y, mu = self.reestimate(self.conv1(x).flatten(2))
+        y = self.conv2(y.view(x.shape))
+        y = y.add_(x) if y.dtype == x.dtype else y + x
+        return torch.relu_(y), mu
+
+    def run_em(self, pixels: Float[Tensor, "b c n"]) -> tuple[Float[Tensor, "b n k"], Float[Tensor, "b c k"]]:
+        """EM from the stored bases."""
+        backend = self.backend(pixels)
+        if backend == "triton":
+            before, mu = self._iterate_fast(pixels)
+            return e_step(pixels, before.to(pixels.dtype)), mu
+        mu = self.mu.expand(pixels.shape[0], -1, -1)
+        if backend == "in_place":
+            return iterate_in_place(pixels, mu, T=self.iterations, normalise=lambda mu: normalise(mu, self.norm))
+        return expectation_maximization(pixels, mu, T=self.iterations, norm=self.norm, gradient=self.gradient)
+
+    def reestimate(self, pixels: Float[Tensor, "b c n"]) -> tuple[Float[Tensor, "b c n"], Float[Tensor, "b c k"]]:
+        """The paper's "data re-estimation", ReLU on top, and the final bases; may write over ``pixels``."""
+        backend = self.backend(pixels)
+        if backend == "triton":
+            before, mu = self._iterate_fast(pixels)
+            return reconstruct(pixels, before, mu, relu=True), mu
+        z, mu = self.run_em(pixels)
+        # (b, c, n): every pixel from the bases, so of rank at most K
+        if backend == "in_place" and type(self.conv1) is nn.Conv2d and not self.conv1._forward_hooks:
+            y = torch.bmm(mu, z.transpose(1, 2), out=pixels)  # conv1's output: new, and nobody else's
+        else:
+            y = mu @ z.transpose(1, 2)
+        return torch.relu_(y), mu
+
+    def backend(self, pixels: Float[Tensor, "b c n"]) -> Backend:
+        """What computes these pixels; a ValueError where ``kernel="triton"`` cannot."""
+        return pick(self.kernel, pixels, self.K)
+
+    def _iterate_fast(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        mu = self.mu.expand(pixels.shape[0], -1, -1)
+        return iterate(pixels, mu, T=self.iterations, norm=self.norm, gradient=self.gradient)
+
+    def _grad_mode(self) -> torch.set_grad_enabled:
+        return torch.set_grad_enabled(self.gradient != "none" and torch.is_grad_enabled())
 
     @torch.no_grad()
     def update_bases(self, mu: Float[Tensor, "b c k"]) -> None:
@@ -186,7 +240,8 @@ class EMAU(nn.Module):
         """Show the unit's settings in ``print(net)``."""
         return (
             f"K={self.K}, T={self.T}, T_eval={self.T_eval}, momentum={self.momentum}, norm={self.norm}, "
-            f"maintenance={self.maintenance}, gradient={self.gradient}, renormalise={self.renormalise}"
+            f"maintenance={self.maintenance}, gradient={self.gradient}, renormalise={self.renormalise}, "
+            f"kernel={self.kernel}"
         )
 
 
@@ -201,6 +256,7 @@ def check_options(
     maintenance: str,
     gradient: str,
     renormalise: bool,
+    kernel: str = "auto",
 ) -> None:
     """Refuse settings of an :class:`EMAU` that make no sense, alone or together.
 
@@ -219,6 +275,7 @@ def check_options(
         ("norm", norm, Norm),
         ("maintenance", maintenance, Maintenance),
         ("gradient", gradient, Gradient),
+        ("kernel", kernel, Kernel),
     ):
         if value not in get_args(kind):
             raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {name}={value!r}")

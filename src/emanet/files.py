@@ -1,7 +1,10 @@
-"""JSON files that are never seen half-written."""
+"""JSON files that are never seen half-written, and locks that end with their process."""
 
+import importlib
 import json
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,3 +30,30 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         incomplete.replace(path)
     finally:
         incomplete.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file for one process, until it ends in whatever way; its folder is made.
+
+    Raises:
+        BlockingIOError: if another process holds it.
+        OSError: if it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            file_lock()(file.fileno())
+        except PermissionError as error:  # what Windows says
+            raise BlockingIOError(f"another process holds {path}") from error
+        yield
+
+
+def file_lock() -> Callable[[int], None]:
+    """Return what locks an open file until it is closed, or raises where another process has locked it."""
+    try:
+        import fcntl
+    except ImportError:
+        msvcrt: Any = importlib.import_module("msvcrt")  # Windows; its functions are unknown to checkers elsewhere
+        return lambda number: msvcrt.locking(number, msvcrt.LK_NBLCK, 1)
+    return lambda number: fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -17,6 +17,7 @@ from torch import nn
 
 from emanet.backbone import input_statistics
 from emanet.errors import WeightsError
+from emanet.heads import EMA, check_asked
 from emanet.weights import load_weights, read_checkpoint
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
@@ -113,6 +114,7 @@ class HubMixin(ModelHubMixin):
         architecture = getattr(importlib.import_module(ARCHITECTURES[name]), name)
         if not issubclass(architecture, cls):
             raise WeightsError(f"{model_id} holds a {name}, not a {cls.__name__}: use EMANet.from_pretrained")
+        check_asked(config["model"].get("head", EMA), overrides)
         net = architecture(**config["model"] | overrides)
         load_weights(net, read_checkpoint(path), source=str(path))
         if (described := config.get("description")) is not None:
@@ -154,13 +156,15 @@ def card_text(config: dict[str, Any]) -> str:
     """The card's text."""
     described, model = config["description"], config["model"]
     data, score, classes = "not stated", "not measured", f"{model['num_classes']}"
+    head = model.get("head", EMA)
+    method = "expectation-maximization attention" if head == EMA else f"the head {head} in place of the attention unit"
     if described is not None:
         data, classes = described["dataset"], ", ".join(described["class_names"])
         if described["miou"] is not None:
             score = f"{100 * described['miou']:.2f} %" + (f" ({described['split']})" if described["split"] else "")
     return f"""# EMANet, {model["backbone"]}
 
-Semantic segmentation with expectation-maximization attention (Li et al., ICCV 2019, arXiv 1907.13426).
+Semantic segmentation with {method}: EMANet (Li et al., ICCV 2019, arXiv 1907.13426).
 
 | | |
 |---|---|

@@ -64,8 +64,10 @@ def to_reference_state_dict(net: EMANet) -> dict[str, Tensor]:
     """The network's weights under the authors' names, as copies; ``torch.save({"net": ...}, path)`` writes their file.
 
     Raises:
-        WeightsError: for a backbone that the authors' code does not have.
+        WeightsError: for a backbone or a head that the authors' code does not have.
     """
+    if net.head is not None:
+        raise WeightsError("the authors' layout holds networks with head=ema only; net.save_pretrained keeps any other")
     if net.backbone.name not in BACKBONES.values():
         raise WeightsError(
             f"the authors' layout knows the backbones {', '.join(BACKBONES.values())} only, got {net.backbone.name!r}"

@@ -1,13 +1,16 @@
 """The segmentation loss: per-pixel negative log-likelihood with an ignore label, averaged in one of two ways."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from emanet.kernels.upsampled_loss import upsampled_cross_entropy, upsampled_losses
+
 Reduction = Literal["all_pixels", "valid_pixels"]
+Upsample = Literal["auto", "triton", "blocks", "full"]
 
 
 class LossTerms(NamedTuple):
@@ -43,15 +46,67 @@ def loss_terms(
     """
     if ohem_threshold is None:
         total = summed_loss(logits, mask, class_weights, ignore_index)
-        if reduction == "all_pixels":
-            return LossTerms(total, total.new_tensor(mask.numel()))
-        valid = mask != ignore_index
-        if class_weights is None:
-            return LossTerms(total, valid.sum().to(total.dtype))
-        return LossTerms(total, class_weights[mask[valid]].sum().to(total.dtype))
+        return LossTerms(total, denominator(mask, reduction, ignore_index, class_weights, total.dtype))
     losses = F.cross_entropy(logits, mask, weight=class_weights, ignore_index=ignore_index, reduction="none")
     keep = hard_pixels(logits, mask, ignore_index=ignore_index, threshold=ohem_threshold, min_kept=ohem_min_kept)
     return LossTerms(losses[keep].sum(), keep.sum().to(losses.dtype))
+
+
+def upsampled_loss_terms(
+    logits_low: Float[Tensor, "b classes h w"],
+    mask: Int[Tensor, "b height width"],
+    *,
+    align_corners: bool,
+    upsample: Upsample = "auto",
+    reduction: Reduction = "all_pixels",
+    ignore_index: int = 255,
+    class_weights: Float[Tensor, " classes"] | None = None,
+    ohem_threshold: float | None = None,
+    ohem_min_kept: int = 100_000,
+) -> LossTerms:
+    """:func:`loss_terms` of the bilinearly upsampled logits.
+
+    Args:
+        logits_low: scores at the resolution of the features.
+        mask: true classes at the size of the image.
+        align_corners: of the interpolation.
+        upsample: ``full`` interpolates first and keeps logits of the mask's size; ``blocks`` and ``triton`` never hold
+            them (:mod:`emanet.kernels.upsampled_loss`) and differ in rounding alone; ``auto`` is Triton on CUDA and
+            blocks elsewhere.
+        reduction, ignore_index, class_weights, ohem_threshold, ohem_min_kept: see :func:`loss_terms`.
+    """
+    if upsample == "full":
+        logits = F.interpolate(logits_low, size=mask.shape[-2:], mode="bilinear", align_corners=align_corners)
+        return loss_terms(
+            logits,
+            mask,
+            reduction=reduction,
+            ignore_index=ignore_index,
+            class_weights=class_weights,
+            ohem_threshold=ohem_threshold,
+            ohem_min_kept=ohem_min_kept,
+        )
+    options: dict[str, Any] = {"align_corners": align_corners, "ignore_index": ignore_index, "method": upsample}
+    if ohem_threshold is None:
+        total = upsampled_cross_entropy(logits_low, mask, class_weights=class_weights, **options)
+        return LossTerms(total, denominator(mask, reduction, ignore_index, class_weights, total.dtype))
+    p_true = upsampled_losses(logits_low, mask, **options).neg_().exp_()
+    keep = hardest(p_true, mask != ignore_index, threshold=ohem_threshold, min_kept=ohem_min_kept)
+    kept = mask.masked_fill(~keep, ignore_index)
+    total = upsampled_cross_entropy(logits_low, kept, class_weights=class_weights, **options)
+    return LossTerms(total, keep.sum().to(total.dtype))
+
+
+def denominator(
+    mask: Tensor, reduction: Reduction, ignore_index: int, class_weights: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """What the sum of the losses is divided by, see :func:`loss_terms`."""
+    if reduction == "all_pixels":
+        return torch.tensor(mask.numel(), dtype=dtype, device=mask.device)
+    valid = mask != ignore_index
+    if class_weights is None:
+        return valid.sum().to(dtype)
+    return class_weights[mask[valid]].sum().to(dtype)
 
 
 def summed_loss(logits: Tensor, mask: Tensor, class_weights: Tensor | None, ignore_index: int) -> Tensor:
@@ -75,7 +130,13 @@ def hard_pixels(
     """
     valid = mask != ignore_index
     truth = torch.where(valid, mask, 0).unsqueeze(1)
-    p_true = logits.float().log_softmax(1).gather(1, truth).squeeze(1).exp().masked_fill(~valid, torch.inf)
+    p_true = logits.float().log_softmax(1).gather(1, truth).squeeze(1).exp()
+    return hardest(p_true, valid, threshold=threshold, min_kept=min_kept)
+
+
+def hardest(p_true: Tensor, valid: Tensor, *, threshold: float, min_kept: int) -> Tensor:
+    """Those of the valid pixels that are hard, by the probability of their true class."""
+    p_true = p_true.masked_fill(~valid, torch.inf)
     kth = p_true.flatten().kthvalue(max(1, min(min_kept, p_true.numel()))).values
     return valid & (p_true <= torch.clamp(kth, min=threshold))
 

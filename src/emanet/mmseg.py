@@ -12,14 +12,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from emanet.emau import EMAU, e_step
+from emanet.emau import EMAU, Backend, e_step
+from emanet.heads import EMA
 from emanet.network import FC1_CHANNELS, EMANet, conv_bn_relu, set_bn_momentum
 
 Eps = Literal["added", "floor"]
 
 AUX_CHANNELS = 256  # of the auxiliary head
 AUX_WEIGHT = 0.4  # of its loss, beside 1 for the head's
-UNIT_OPTIONS = ("K", "T", "T_eval", "momentum", "norm", "maintenance", "gradient", "renormalise")
+UNIT_OPTIONS = ("K", "T", "T_eval", "momentum", "norm", "maintenance", "gradient", "renormalise", "kernel")
 
 
 class MMSegEMAU(EMAU):
@@ -44,21 +45,25 @@ class MMSegEMAU(EMAU):
             raise ValueError(
                 f"eps=floor needs norm=l2 and gradient=none, got norm={self.norm}, gradient={self.gradient}"
             )
+        if eps == "floor" and self.kernel == "triton":
+            raise ValueError("eps=floor has no Triton kernel: set kernel=auto or kernel=torch, or eps=added")
         self.eps = eps
         self.normalise_mean = normalise_mean
 
-    def attend(self, x: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b n k"], Float[Tensor, "b c k"]]:
-        """Responsibilities and final bases, with norms bounded from below instead of raised."""
+    def run_em(self, pixels: Float[Tensor, "b c n"]) -> tuple[Float[Tensor, "b n k"], Float[Tensor, "b c k"]]:
+        """EM from the stored bases, with norms bounded from below instead of raised."""
         if self.eps == "added":
-            return super().attend(x)
-        z = x.new_empty(0)
-        with torch.no_grad():
-            pixels = self.conv1(x).flatten(2)
-            mu = self.mu.expand(x.shape[0], -1, -1)
-            for _ in range(self.iterations):
-                z = e_step(pixels, mu)
-                mu = F.normalize(pixels @ F.normalize(z, p=1.0, dim=1), dim=1)
+            return super().run_em(pixels)
+        z, mu = pixels.new_empty(0), self.mu.expand(pixels.shape[0], -1, -1)
+        for _ in range(self.iterations):
+            z = e_step(pixels, mu)
+            mu = F.normalize(pixels @ F.normalize(z, p=1.0, dim=1), dim=1)
         return z, mu
+
+    def backend(self, pixels: Float[Tensor, "b c n"]) -> Backend:
+        """What computes these pixels; with ``eps="floor"`` there is no Triton kernel."""
+        found = super().backend(pixels)
+        return "torch" if self.eps == "floor" and found == "triton" else found
 
     def update_bases(self, mu: Float[Tensor, "b c k"]) -> None:
         """Move the stored bases towards the batch's mean, normalised first if so configured."""
@@ -83,7 +88,7 @@ class MMSegEMANet(EMANet):
         options: see :class:`~emanet.network.EMANet`.
 
     Raises:
-        ValueError: for values out of range, or a backbone without a third stage.
+        ValueError: for values out of range, a backbone without a third stage, or another head.
     """
 
     def __init__(
@@ -104,7 +109,9 @@ class MMSegEMANet(EMANet):
     ) -> None:
         if aux_weight < 0:
             raise ValueError(f"aux_weight must be 0 (no auxiliary head) or more, got {aux_weight}")
-        unit = {name: options[name] for name in UNIT_OPTIONS if name in options}
+        if (head := options.get("head", EMA)) != EMA:
+            raise ValueError(f"mmsegmentation's EMANet has head=ema alone, got head={head!r}: use model=emanet")
+        unit = {name: options[name] for name in UNIT_OPTIONS if options.get(name) is not None}  # None: the default
         emau = MMSegEMAU(channels, eps=eps, normalise_mean=normalise_mean, **unit)
         super().__init__(
             num_classes, backbone=backbone, multi_grid=multi_grid, channels=channels, dropout=dropout, **options
@@ -123,9 +130,13 @@ class MMSegEMANet(EMANet):
         self.aux_weights = (aux_weight,) if aux_weight else ()
         set_bn_momentum(self, bn_momentum)
 
-    def forward(self, image: Float[Tensor, "b 3 h w"], return_bases: bool = False) -> Any:
-        """Logits at the image's size; with ``return_bases`` the bases too, and in training the auxiliary logits."""
-        upsample = partial(F.interpolate, size=image.shape[-2:], mode="bilinear", align_corners=self.align_corners)
+    def forward(self, image: Float[Tensor, "b 3 h w"], return_bases: bool = False, low: bool = False) -> Any:
+        """Logits at the image's size, or at the output stride (``low``); with ``return_bases`` the bases too, and in
+        training the auxiliary logits.
+        """
+        upsample: Any = nn.Identity()
+        if not low:
+            upsample = partial(F.interpolate, size=image.shape[-2:], mode="bilinear", align_corners=self.align_corners)
         third, last = self.stages(image)
         logits_low, mu = self.classify(last)
         logits = upsample(logits_low)

@@ -1,15 +1,17 @@
 """EMANet: backbone, channel reduction, expectation-maximization attention, classifier (paper section 3)."""
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from emanet.backbone import Backbone
-from emanet.emau import EMAU, Gradient, Maintenance, Norm
+from emanet.emau import EMAU, Gradient, Kernel, Maintenance, Norm
+from emanet.heads import EMA, build_head
+from emanet.heads.layers import conv_bn_relu
 from emanet.hub import HubMixin
 
 FC1_CHANNELS = 256  # of fc1, for every width of the attention unit (FACTS section 1)
@@ -19,7 +21,8 @@ class EMANet(nn.Module, HubMixin):
     """The paper's network: ``net(image) -> logits`` at the size of the image.
 
     backbone -> fc0 (3x3, ``channels``) -> EMAU -> fc1 (3x3, 256) -> Dropout2d -> fc2 (1x1) -> bilinear upsampling with
-    aligned corners. Images of size 1 modulo ``output_stride`` keep pixels and features aligned.
+    aligned corners. Images of size 1 modulo ``output_stride`` keep pixels and features aligned. Another ``head`` stands
+    in place of EMAU (some of fc0 as well) and has no bases: ``mu`` is then of shape (b, 0, 0).
 
     Args:
         num_classes: number of classes.
@@ -27,8 +30,10 @@ class EMANet(nn.Module, HubMixin):
         output_stride: input pixels per feature: 8 (the paper's), 16 or 32.
         multi_grid: dilation factors of a ResNet's last stage, see :class:`~emanet.backbone.Backbone`.
         pretrained: ``True`` for timm's ImageNet weights, a path for a local file, ``False`` for none.
-        channels: width of the attention unit: 512 or 256 in the paper.
-        K, T, T_eval, momentum, norm, maintenance, gradient, renormalise: see :class:`~emanet.emau.EMAU`.
+        head: ``ema``, the paper's, or a rival of :mod:`emanet.heads`, which takes the options it knows.
+        channels: width of the head: 512 or 256 in the paper.
+        K, T, T_eval, momentum, norm, maintenance, gradient, renormalise, kernel: see :class:`~emanet.emau.EMAU`; a
+            ``gradient`` of ``None`` is the head's own default.
         dropout: share of fc1's channels dropped in training.
         bn_momentum: share of the *new* statistics in every batch norm's running mean, backbone included.
 
@@ -45,6 +50,7 @@ class EMANet(nn.Module, HubMixin):
         output_stride: int = 8,
         multi_grid: Sequence[int] | None = (1, 2, 4),
         pretrained: bool | str | Path = False,
+        head: str = EMA,
         channels: int = 512,
         K: int = 64,
         T: int = 3,
@@ -52,8 +58,9 @@ class EMANet(nn.Module, HubMixin):
         momentum: float = 0.9,
         norm: Norm = "l2",
         maintenance: Maintenance = "moving_average",
-        gradient: Gradient = "none",
+        gradient: Gradient | None = None,
         renormalise: bool = False,
+        kernel: Kernel = "auto",
         dropout: float = 0.1,
         bn_momentum: float = 3e-4,
     ) -> None:
@@ -61,24 +68,34 @@ class EMANet(nn.Module, HubMixin):
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         # The unit first: its settings are refused before a backbone is built or its weights are fetched.
-        emau = EMAU(
-            channels,
-            K=K,
-            T=T,
-            T_eval=T_eval,
-            momentum=momentum,
-            norm=norm,
-            maintenance=maintenance,
-            gradient=gradient,
-            renormalise=renormalise,
-        )
+        options: dict[str, Any] = {"K": K, "T": T, "T_eval": T_eval}
+        emau = None
+        if head == EMA:
+            emau = EMAU(
+                channels,
+                momentum=momentum,
+                norm=norm,
+                maintenance=maintenance,
+                gradient=gradient or "none",
+                renormalise=renormalise,
+                kernel=kernel,
+                **options,
+            )
         self.num_classes = num_classes
         self.backbone = Backbone(backbone, output_stride=output_stride, multi_grid=multi_grid, pretrained=pretrained)
-        self.fc0 = conv_bn_relu(self.backbone.channels, channels)
-        self.emau = emau
+        self.fc0: Any
+        self.head: Any = None
+        if emau is not None:
+            self.fc0 = conv_bn_relu(self.backbone.channels, channels)
+            self.emau = emau
+        else:
+            options |= {"gradient": gradient, "output_stride": output_stride}
+            self.fc0, self.head, channels = build_head(head, self.backbone.channels, channels, **options)
         self.fc1 = nn.Sequential(conv_bn_relu(channels, FC1_CHANNELS), nn.Dropout2d(dropout))
         self.fc2 = nn.Conv2d(FC1_CHANNELS, num_classes, 1)
         set_bn_momentum(self, bn_momentum)
+
+    align_corners: bool = True  # of the upsampled logits
 
     @property
     def output_stride(self) -> int:
@@ -86,30 +103,28 @@ class EMANet(nn.Module, HubMixin):
         return self.backbone.output_stride
 
     def forward(
-        self, image: Float[Tensor, "b 3 h w"], return_bases: bool = False
-    ) -> Float[Tensor, "b classes h w"] | tuple[Float[Tensor, "b classes h w"], Float[Tensor, "b c k"]]:
-        """Logits at the size of the image; with ``return_bases`` also each image's final bases."""
-        logits_low, mu = self.forward_low(image)
-        logits = F.interpolate(logits_low, size=image.shape[-2:], mode="bilinear", align_corners=True)
+        self, image: Float[Tensor, "b 3 h w"], return_bases: bool = False, low: bool = False
+    ) -> Float[Tensor, "b classes y x"] | tuple[Float[Tensor, "b classes y x"], Float[Tensor, "b c k"]]:
+        """Logits at the size of the image, or as they are at the output stride (``low``): whoever upsamples those takes
+        bilinear interpolation and :attr:`align_corners`. With ``return_bases`` also each image's final bases.
+        """
+        logits, mu = self.forward_low(image)
+        if not low:
+            logits = F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=self.align_corners)
         return (logits, mu) if return_bases else logits
 
     def forward_low(
         self, image: Float[Tensor, "b 3 H W"]
     ) -> tuple[Float[Tensor, "b classes h w"], Float[Tensor, "b c k"]]:
         """Logits at the output stride, and each image's final bases."""
-        x, mu = self.emau(self.fc0(self.backbone(image)))
+        x = self.fc0(self.backbone(image))
+        x, mu = self.emau(x) if self.head is None else (self.head(x), x.new_empty(len(x), 0, 0))
         return self.fc2(self.fc1(x)), mu
 
-
-def conv_bn_relu(in_channels: int, out_channels: int) -> nn.Sequential:
-    """3x3 convolution without bias, batch norm, ReLU."""
-    return nn.Sequential(
-        OrderedDict(
-            conv=nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
-            bn=nn.BatchNorm2d(out_channels),
-            relu=nn.ReLU(inplace=True),
-        )
-    )
+    def update_bases(self, mu: Float[Tensor, "b c k"]) -> None:
+        """Move the stored bases towards the mean of ``mu``, once per optimiser step; another head has none to move."""
+        if self.head is None:
+            self.emau.update_bases(mu)
 
 
 def set_bn_momentum(net: nn.Module, momentum: float) -> None:

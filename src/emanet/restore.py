@@ -19,6 +19,7 @@ from emanet.data import ade20k, cityscapes, coco_stuff, voc
 from emanet.data.palettes import spread_palette
 from emanet.data.pascal_context import PascalContext
 from emanet.errors import EMANetError, WeightsError
+from emanet.heads import EMA, check_asked
 from emanet.hub import ARCHITECTURES, Description
 from emanet.interop import load_reference_checkpoint
 from emanet.mmseg_checkpoints import is_mmseg, load_mmseg_checkpoint, read_foreign_checkpoint
@@ -58,12 +59,14 @@ def restore(checkpoint: str | Path, model: Mapping[str, Any] | None = None) -> R
 
     Raises:
         WeightsError: for a checkpoint that cannot be read or does not fit.
-        ConfigError: for arguments that make no sense.
+        ConfigError: for arguments that make no sense, or that the network's head does not know.
     """
     stored = read_stored(checkpoint)
     described = stored.description
     names = tuple(described.class_names)
-    net = restore_network(stored, stored.settings["model"] | dict(model or {}), num_classes=len(names))
+    before, wanted = stored.settings["model"], dict(model or {})
+    check_asked(before.get("head", EMA), [key for key in wanted if wanted[key] != before.get(key, wanted[key])])
+    net = restore_network(stored, before | wanted, num_classes=len(names))
     mean, std = input_statistics(net.backbone.name)
     palette = spread_palette(len(names)) if described.palette is None else np.array(described.palette, np.uint8)
     return Restored(net, names, palette, tuple(described.mean or mean), tuple(described.std or std))
@@ -104,7 +107,7 @@ def read_weights(checkpoint: str | Path) -> dict[str, Tensor]:
     if path.is_file():
         state = unwrap_state_dict(read_foreign_checkpoint(path), source=str(path))
         state = {key.removeprefix("net."): value for key, value in state.items()}
-        if any(key.startswith("backbone.") for key in state) and "emau.mu" in state:
+        if {"backbone", "fc2"} <= {key.partition(".")[0] for key in state}:
             return state
     return read_stored(path).weights
 

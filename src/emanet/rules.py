@@ -6,6 +6,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from emanet.emau import check_options
 from emanet.errors import ConfigError
+from emanet.heads import EMA, EMA_KEYS, NAMES, check_asked, check_head
 
 
 def check(cfg: DictConfig) -> None:
@@ -19,17 +20,30 @@ def check(cfg: DictConfig) -> None:
         for key, allowed, accepts in RULES
         if _present(cfg, key) and not _is_accepted(OmegaConf.select(cfg, key), accepts)
     ]
-    if "model" in cfg:
-        unit = {key: cfg.model[key] for key in EMAU_KEYS}
+    if "model" in cfg and cfg.model.head in NAMES:
         try:
-            check_options(**unit)
-        except ValueError as error:
+            check_model(cfg.model)
+            if cfg.get("T_evals"):
+                check_asked(cfg.model.head, ["T_eval"])
+        except (ValueError, ConfigError) as error:
             mistakes.append(f"model: {error}")
     if mistakes:
         raise ConfigError("this configuration makes no sense:\n  " + "\n  ".join(mistakes))
 
 
-EMAU_KEYS = ("channels", "K", "T", "T_eval", "momentum", "norm", "maintenance", "gradient", "renormalise")
+def check_model(model: DictConfig) -> None:
+    """Refuse settings of the head that make no sense, alone or together.
+
+    Raises:
+        ValueError: with what was got and what is allowed.
+    """
+    options = {key: model[key] for key in ("channels", *EMA_KEYS)}
+    if model.head == EMA:
+        check_options(**options | {"gradient": model.gradient or "none"})
+    elif model._target_.endswith(".MMSegEMANet"):
+        raise ValueError(f"MMSegEMANet has head=ema alone, got head={model.head}: use model=emanet")
+    else:
+        check_head(model.head, **options)
 
 
 def _present(cfg: DictConfig, key: str) -> bool:
@@ -73,6 +87,10 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and value >= 1
 
 
+def _are_figures(value: Any) -> bool:
+    return {*value} <= {"svg", "png", "pdf"} and bool({"svg", "png"} & {*value})  # the page shows no pdf
+
+
 PREDICTIONS = ("mask", "overlay", "probabilities", "attention")  # what predict can save
 PRECISIONS = ("auto", "32-true", "16-mixed", "bf16-mixed", "64-true")
 
@@ -80,6 +98,7 @@ PRECISIONS = ("auto", "32-true", "16-mixed", "bf16-mixed", "64-true")
 RULES: list[tuple[str, str, Any]] = [
     ("seed", "an integer from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32),
     ("T_evals", "a list of numbers of EM iterations, each at least 1", lambda value: all(map(_is_count, value))),
+    ("model.head", *_one_of(*NAMES)),
     ("model.output_stride", "8, 16 or 32", lambda value: value in (8, 16, 32)),
     ("model.pretrained", "true, false or a path", lambda value: isinstance(value, bool | str) and value != ""),
     ("model.dropout", "a share below 1", lambda value: 0 <= value < 1),
@@ -91,6 +110,7 @@ RULES: list[tuple[str, str, Any]] = [
     ("optim.poly_power", "0 or more", _is_not_negative),
     ("optim.lr_refresh", "at least 1", _is_count),
     ("loss.reduction", *_one_of("all_pixels", "valid_pixels")),
+    ("loss.upsample", *_one_of("auto", "triton", "blocks", "full")),
     ("loss.class_weights", "null or weights of 0 or more", _optional(lambda value: all(map(_is_not_negative, value)))),
     ("loss.ohem_threshold", "null or a probability, 0..1", _optional(_is_share)),
     ("loss.ohem_min_kept", "at least 1", _is_count),
@@ -113,7 +133,12 @@ RULES: list[tuple[str, str, Any]] = [
     ("dataset.crop_size", "at least 1", _is_count),
     ("dataset.flip", "a probability, 0..1", _is_share),
     ("dataset.scales", "a list of positive numbers", lambda value: len(value) > 0 and all(map(_is_positive, value))),
+    ("n_trials", "at least 1", _is_count),
+    ("timeout", "null or a positive number", _optional(_is_positive)),
+    ("startup_trials", "0 or more", lambda value: value >= 0),
+    ("warmup_steps", "0 or more", lambda value: value >= 0),
     ("save", f"a list of {', '.join(PREDICTIONS)}", lambda value: all(name in PREDICTIONS for name in value)),
+    ("formats", "a list of svg, png and pdf, with svg or png among them", _are_figures),
     ("attention_bases", "null or at least 1", _optional(_is_count)),
     ("batch_size", "at least 1", _is_count),
 ]

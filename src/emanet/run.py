@@ -34,7 +34,7 @@ from emanet.prediction.submission import SubmissionWriter, image_sizes, submissi
 from emanet.restore import read_stored, read_weights, restore_network
 from emanet.resume import find_checkpoint
 from emanet.rules import check
-from emanet.study import EVALUATIONS, finished
+from emanet.study import EVALUATIONS, claimed, finished
 from emanet.task import SegmentationTask
 from emanet.tracking import build_loggers, close_wandb
 from emanet.weights import load_weights
@@ -49,10 +49,21 @@ def train(cfg: DictConfig, run_dir: Path) -> float | None:
     """
     check(cfg)
     OmegaConf.resolve(cfg)
-    done = finished(run_dir, cfg) if cfg.study is not None else None
-    if done is not None:
+    if cfg.study is None:
+        return fit(cfg, run_dir)
+    with claimed(run_dir) as mine:
+        if not mine:
+            log.info("another process is at work in %s", run_dir)
+            return None
+        done = finished(run_dir, cfg)
+        if done is None:
+            return fit(cfg, run_dir)
         log.info("%s has finished already: val/miou %s", run_dir, done["val/miou"])
         return done["val/miou"]
+
+
+def fit(cfg: DictConfig, run_dir: Path) -> float | None:
+    """The same, once the values are known to make sense and the folder to be ours."""
     if own_rank() != 0:
         logging.getLogger().setLevel(logging.ERROR)  # the first process speaks for all
     description = describe_run(cfg, run_dir, sweep_choices(run_dir))
@@ -63,8 +74,9 @@ def train(cfg: DictConfig, run_dir: Path) -> float | None:
     datamodule = build_datamodule(cfg)
     datamodule.prepare_data()
     datamodule.setup("fit")
-    replaced = checkpoint is not None or cfg.init_from is not None  # all weights are: no need to look for others
-    model = OmegaConf.merge(cfg.model, {"pretrained": False}) if replaced else cfg.model
+    model = cfg.model.copy()
+    if checkpoint is not None or cfg.init_from is not None:
+        model.pretrained = False  # all weights are about to be replaced
     net = build_network(model, datamodule.num_classes)
     if cfg.init_from is not None:
         fresh = load_weights(net, read_weights(cfg.init_from), source=f"init_from={cfg.init_from}", replaceable="fc2.")
@@ -101,7 +113,7 @@ def evaluate_iterations(
     if not cfg.T_evals:
         return
     trainer = build_trainer(cfg, run_dir, callbacks=[], loggers=[])
-    unit = task.net.emau
+    unit = task.net.emau if task.net.head is None else task.net.head
     scores, before = {}, unit.T_eval
     for T in cfg.T_evals:
         unit.T_eval = T

@@ -3,7 +3,8 @@
 import re
 import statistics
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from emanet.errors import ConfigError
-from emanet.files import read_json, write_json
+from emanet.files import locked, read_json, write_json
+from emanet.launch import own_rank
 
 #: parts of a configuration that decide the result of a run; the others say where things lie and who is told
 DECISIVE = ("seed", "init_from", "dataset", "model", "optim", "loss", "trainer", "T_evals")
@@ -24,6 +26,22 @@ DECISIVE = ("seed", "init_from", "dataset", "model", "optim", "loss", "trainer",
 INCIDENTAL = ("dataset.root", "dataset.num_workers", "dataset.persistent_workers", "dataset.pin_memory")
 
 SUMMARY, CONFIG, EVALUATIONS, FAILURE = "summary.json", "config.yaml", "evaluations.json", "failure.json"
+
+
+@contextmanager
+def claimed(run_dir: Path) -> Iterator[bool]:
+    """Whether this process may work in the folder: not while another process of the same study does.
+
+    So the command of a study, started twice, shares the work.
+    """
+    with ExitStack() as stack:
+        try:
+            if own_rank() == 0:  # the others belong to a process that has asked
+                stack.enter_context(locked(run_dir / ".lock"))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def finished(run_dir: Path, cfg: DictConfig) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from emanet.inference import PLAIN, Inference
-from emanet.losses import Reduction, loss_terms
+from emanet.losses import LossTerms, Reduction, Upsample, upsampled_loss_terms
 from emanet.metrics import SegmentationMetrics
 from emanet.optim import build_optimizer
 from emanet.seeding import mix
@@ -24,12 +24,14 @@ class SegmentationTask(L.LightningModule):
     accumulated batch, whatever their sizes: each is summed first and divided by the global denominator at the step.
 
     Args:
-        net: the network; ``net(image, return_bases=True) -> (logits, mu)`` and ``net.emau.update_bases(mu)``.
+        net: the network; ``net(image, return_bases=True, low=True) -> (logits_low, mu)``, ``net.align_corners`` and
+            ``net.update_bases(mu)``.
         class_names: name of each class, for the metric keys.
         max_steps: length of the schedule in optimiser steps.
         lr, sgd_momentum, weight_decay, poly_power, lr_refresh, nesterov, backbone_lr_factor: see
             :func:`emanet.optim.build_optimizer`.
-        reduction, class_weights, ohem_threshold, ohem_min_kept: see :func:`emanet.losses.loss_terms`.
+        reduction, upsample, class_weights, ohem_threshold, ohem_min_kept: see
+            :func:`emanet.losses.upsampled_loss_terms`.
         ignore_index: label without loss and score.
         seed: of the randomness inside the network (dropout).
         inference: how validation looks at images.
@@ -54,6 +56,7 @@ class SegmentationTask(L.LightningModule):
         nesterov: bool = False,
         backbone_lr_factor: float = 1.0,
         reduction: Reduction = "all_pixels",
+        upsample: Upsample = "auto",
         class_weights: Sequence[float] | None = None,
         ohem_threshold: float | None = None,
         ohem_min_kept: int = 100_000,
@@ -78,6 +81,7 @@ class SegmentationTask(L.LightningModule):
         }
         self.loss_options: dict[str, Any] = {
             "reduction": reduction,
+            "upsample": upsample,
             "ignore_index": ignore_index,
             "ohem_threshold": ohem_threshold,
             "ohem_min_kept": ohem_min_kept,
@@ -103,10 +107,11 @@ class SegmentationTask(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the batch's summed loss in units of one image; :meth:`on_before_optimizer_step` divides it."""
         image, mask = batch["image"], batch["mask"]
-        logits, mu, *auxiliary = self.net(image, return_bases=True)  # auxiliary: logits of further heads, if any
-        total, count = loss_terms(logits, mask, class_weights=self.class_weights, **self.loss_options)
+        # At the resolution of the features; auxiliary: logits of further heads, if any.
+        logits_low, mu, *auxiliary = self.net(image, return_bases=True, low=True)
+        total, count = self.loss_terms(logits_low, mask)
         for weight, extra in zip(self.net.aux_weights if auxiliary else (), auxiliary, strict=True):
-            terms = loss_terms(extra, mask, class_weights=self.class_weights, **self.loss_options)
+            terms = self.loss_terms(extra, mask)
             total = total + weight * terms.total * count / terms.denominator.clamp(min=1)
         # A constant on all devices; keeps the loss at a size that float16 can scale.
         pixels_per_image = mask.shape[-2] * mask.shape[-1]
@@ -114,6 +119,13 @@ class SegmentationTask(L.LightningModule):
             self._window = StepWindow(mu, pixels_per_image)
         self._window.add(total.detach(), count, mu.detach())
         return total / pixels_per_image
+
+    def loss_terms(self, logits_low: Tensor, mask: Tensor) -> LossTerms:
+        """Loss of logits at the resolution of the features, see :func:`emanet.losses.upsampled_loss_terms`."""
+        weights, align_corners = self.class_weights, self.net.align_corners
+        return upsampled_loss_terms(
+            logits_low, mask, align_corners=align_corners, class_weights=weights, **self.loss_options
+        )
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Turn the accumulated gradients into those of the global mean loss, and move the bases once."""
@@ -128,7 +140,7 @@ class SegmentationTask(L.LightningModule):
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/lr", optimizer.param_groups[0]["lr"], prog_bar=True)
         if self.judge is None or self.judge(loss, mean_mu):
-            self.net.emau.update_bases(mean_mu)
+            self.net.update_bases(mean_mu)
         else:  # without gradients the optimiser moves nothing, by momentum and weight decay neither
             optimizer.zero_grad(set_to_none=True)
 

@@ -20,6 +20,7 @@ from emanet.errors import ConfigError
 log = logging.getLogger(__name__)
 
 WANDB_MODES = ("online", "offline", "disabled")
+WATCHED = ("gradients", "all")
 
 
 def build_loggers(
@@ -65,15 +66,63 @@ def build_loggers(
 
 
 class RunWandbLogger(WandbLogger):
-    """Lightning's W&B logger, but the configuration goes to W&B once, when the run starts."""
+    """Lightning's W&B logger, but the configuration goes to W&B once, when the run starts, and checkpoints as they end.
 
-    def __init__(self, **options: Any) -> None:
+    Args:
+        watched: ``gradients``, ``all`` (of them and the parameters) or ``None``: what is logged as histograms.
+        watch_every: batches between two of them.
+        upload: whether the best and the last checkpoint become artifacts at the end of training.
+        options: see Lightning.
+    """
+
+    def __init__(
+        self, *, watched: str | None = None, watch_every: int = 100, upload: bool = False, **options: Any
+    ) -> None:
         super().__init__(**options)
         self._wandb_init.pop("anonymous", None)  # Lightning passes it always, and W&B warns of it
+        self.watched = watched
+        self.watch_every = watch_every
+        self.upload = upload
+        self._saved: dict[str, Path] = {}
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
         """Nothing: see above."""
+
+    @rank_zero_only
+    def log_graph(self, model: Any, input_array: Any = None) -> None:
+        """Watch the network; Lightning hands it over here when it lies on its device."""
+        if self.watched is not None:
+            self.watch(model.net, log=self.watched, log_freq=self.watch_every, log_graph=False)
+
+    @rank_zero_only
+    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+        """Remember where a checkpoint lies: Lightning's best one, or ours."""
+        path = getattr(checkpoint_callback, "best_model_path", "") or getattr(checkpoint_callback, "path", "")
+        if self.upload and path:
+            self._saved[checkpoint_callback.state_key] = Path(path)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Hand the checkpoints of a finished training to W&B: an artifact with a version for each, named as its file.
+
+        The files are read where they lie, by ``wandb sync`` too if the run is offline.
+        """
+        for path in self._saved.values() if status == "success" else ():
+            try:
+                artifact = wandb.Artifact(f"model-{self.experiment.id}", type="model")
+                artifact.add_file(str(path), policy="immutable")
+                self.experiment.log_artifact(artifact, aliases=[path.stem])
+            except Exception as error:
+                log.warning("W&B: %s was not taken as an artifact: %s: %s", path, type(error).__name__, error)
+
+    @rank_zero_only
+    def summarise(self, values: Mapping[str, Any]) -> None:
+        """Put values beside the last ones of the metrics in the run's summary."""
+        try:
+            self.experiment.summary.update(dict(values))
+        except Exception as error:
+            log.warning("W&B: the summary was not written: %s: %s", type(error).__name__, error)
 
     @property
     @rank_zero_experiment
@@ -90,6 +139,8 @@ def build_wandb(
     entity: str | None = None,
     mode: str = "online",
     log_model: bool = False,
+    watch: str | None = None,
+    watch_every_n_batches: int = 100,
     init_timeout: float = 30.0,
     finish_timeout: float = 300.0,
 ) -> list[Logger]:
@@ -100,13 +151,19 @@ def build_wandb(
         run: name, group, job_type, tags and config of the run.
         project, entity: where the run appears in W&B; no entity means the user's default one.
         mode: ``online``, ``offline`` (opens no network connection) or ``disabled``.
-        log_model: upload checkpoints as artifacts; online only.
+        log_model: upload the best and the last checkpoint as artifacts at the end of training.
+        watch: histograms of the ``gradients``, or of ``all`` gradients and parameters; ``None``: none.
+        watch_every_n_batches: batches between two of them.
         init_timeout: seconds that the server has to answer at the start.
         finish_timeout: seconds that the upload of the rest may take at the end.
 
     Raises:
-        ConfigError: for another mode.
+        ConfigError: for another mode, or something else to watch.
     """
+    if watch not in (None, *WATCHED):
+        raise ConfigError(f"logger.wandb.watch must be null, {' or '.join(WATCHED)}, got {watch!r}")
+    if watch_every_n_batches < 1:
+        raise ConfigError(f"logger.wandb.watch_every_n_batches must be at least 1, got {watch_every_n_batches}")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it would report its own errors home, offline too
     mode = {"dryrun": "offline", "run": "online"}.get(mode, mode)  # W&B's older names, met in WANDB_MODE
     if mode not in WANDB_MODES:
@@ -120,6 +177,7 @@ def build_wandb(
         )
         mode = "offline"
     common = run | {"project": project, "entity": entity, "save_dir": run_dir}
+    common |= {"watched": watch, "watch_every": watch_every_n_batches, "upload": log_model}
     limits = {"init_timeout": init_timeout, "finish_timeout": finish_timeout}
     if getattr(rank_zero_only, "rank", 0) != 0:  # only the first process talks to W&B
         return [RunWandbLogger(**common, mode=mode)]
@@ -127,16 +185,12 @@ def build_wandb(
         id_file = run_dir / "wandb" / "run_id"  # a resumed run goes on as the same run in W&B
         known_id = id_file.read_text(encoding="utf-8") if id_file.is_file() else None
         try:
-            logger = start_wandb(
-                RunWandbLogger(**common, id=known_id, log_model=log_model, mode=mode, settings=settings(limits))
-            )
+            logger = start_wandb(RunWandbLogger(**common, id=known_id, mode=mode, settings=settings(limits)))
             id_file.parent.mkdir(exist_ok=True)
             id_file.write_text(str(logger.experiment.id), encoding="utf-8")
             return [logger]
         except Exception as error:  # whatever goes wrong between here and the server
             log.warning("W&B cannot be reached, so this run is tracked offline: %s", str(error).splitlines()[0])
-    if log_model:
-        log.warning("W&B: checkpoints are not uploaded, since the run is offline")
     try:
         return [start_wandb(RunWandbLogger(**common, mode="offline", settings=settings(limits)))]
     except Exception as error:

@@ -86,7 +86,8 @@ def test_ours_stands_beside_every_published_emanet():
     rows = {row[0]: row[1:] for row in published_rows(published)}
     assert rows["EMANet (512)"] == ("43.1", "10.0", "22.1M", "43.06", "9.997", "48.07", "11.182")
     assert rows["EMANet (256)"][3:5] == ("20.98", "4.867")
-    assert rows["DeepLabV3"] == ("63.4", "15.5", "66.0M", "", "", "", "")
+    assert rows["DeepLabV3"][:5] == ("63.4", "15.5", "66.0M", "63.42", "15.535")
+    assert rows["PSANet"] == ("56.3", "18.5", "59.4M", "", "", "", "")
     assert float(rows["ResNet-101 backbone"][3]) == pytest.approx(190.4, rel=0.005)
 
 

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from emanet.build import build_trainer, call_target, count_devices
 from emanet.cli import argument, evaluating
-from emanet.config import CONF_DIR, EvalConfig, PredictConfig, package_file, register
+from emanet.config import CONF_DIR, EvalConfig, PredictConfig, SearchConfig, package_file, register
 from emanet.distributed import SharedStatisticsDDPStrategy
 from emanet.errors import ConfigError
 from emanet.rules import RULES, check
@@ -84,6 +84,7 @@ def test_unknown_keys_and_wrong_types_are_refused_at_composition_by_name(overrid
         ("model.T=-1", "got K=64, T=-1"),
         ("model.momentum=1.5", "0..1, got momentum=1.5"),
         ("model.norm=l1", "norm must be one of l2, layer, none, got norm='l1'"),
+        ("model.kernel=cuda", "kernel must be one of auto, torch, triton, got kernel='cuda'"),
         ("model.maintenance=backprop", "set gradient=full"),
         ("model.output_stride=4", "model.output_stride must be 8, 16 or 32, got 4"),
         ("optim.lr=-1", "optim.lr must be a positive number, got -1"),
@@ -101,6 +102,7 @@ def test_unknown_keys_and_wrong_types_are_refused_at_composition_by_name(overrid
         ("dataset.flip=abc", "dataset.flip must be a probability, 0..1, got 'abc'"),
         ("dataset.scales=1.0", "dataset.scales must be a list of positive numbers, got 1.0"),
         ("dataset.drop_last=maybe", "dataset.drop_last must be true or false, got 'maybe'"),
+        ("model.head=fnc", "model.head must be one of ema, fcn, nonlocal, a2, ham, external, psp, deeplabv3, got"),
         ("model.pretrained=1", "model.pretrained must be true, false or a path, got 1"),
         ("trainer.strategy=fsdp", "trainer.strategy must be one of auto, ddp, got 'fsdp'"),
     ],
@@ -118,7 +120,7 @@ def test_all_mistakes_are_named_at_once():
 
 
 def test_every_rule_names_a_key_that_exists():
-    roots = [composed(), OmegaConf.structured(EvalConfig), OmegaConf.structured(PredictConfig)]
+    roots = [composed(), *(OmegaConf.structured(schema) for schema in (EvalConfig, PredictConfig, SearchConfig))]
     assert len(RULES) > 15
     for key, _, _ in RULES:
         parent, _, leaf = key.rpartition(".")

@@ -28,6 +28,7 @@ CASES: dict[str, dict[str, Any]] = {
     "valid_pixels": {"task": {"reduction": "valid_pixels"}},
     "accumulated": {"task": {"reduction": "valid_pixels"}, "trainer": {"accumulate_grad_batches": 2}},
     "bases by gradient": {"net": {"maintenance": "backprop", "gradient": "full"}},
+    "head without bases": {"net": {"head": "nonlocal"}},
     "validated": {"val": True, "trainer": {"val_check_interval": 2, "max_epochs": 2}},
     "running statistics": {
         "net": {"bn_momentum": 0.5},
@@ -44,7 +45,7 @@ def build(name: str, *, disturbed: bool = False) -> RecordingTask:
     net = tiny_net(**case.get("net", {}))
     if disturbed:
         with torch.no_grad():
-            for tensor in (*net.parameters(), net.emau.mu):
+            for tensor in (*net.parameters(), *([net.emau.mu] if net.head is None else [])):
                 tensor.add_(1.0)
     return RecordingTask(net, **case.get("task", {}))
 
@@ -101,7 +102,9 @@ def one_process(name: str) -> RecordingTask:
     return task
 
 
-@pytest.mark.parametrize("name", ["all_pixels", "valid_pixels", "accumulated", "bases by gradient", "validated"])
+@pytest.mark.parametrize(
+    "name", ["all_pixels", "valid_pixels", "accumulated", "bases by gradient", "head without bases", "validated"]
+)
 @pytest.mark.parametrize("rank", range(WORLD))
 def test_loss_gradients_and_bases_are_those_of_one_process_with_the_whole_batch(ranks: list, rank: int, name: str):
     whole = one_process(name)

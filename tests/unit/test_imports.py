@@ -17,7 +17,7 @@ ALLOWED = {
     "weights": set(),
     "backbone": {"weights"},
     "network": {"emau", "backbone", "heads", "weights", "hub"},
-    "losses": set(),
+    "losses": {"kernels"},
     "metrics": set(),
     "optim": set(),
     "inference": set(),

@@ -175,7 +175,7 @@ def test_base_maps_are_the_responsibilities_of_the_last_e_step(net):
 
 
 def test_a_network_without_bases_has_no_maps(net):
-    with pytest.raises(ConfigError, match=r"need a network with bases \(emau\), got Conv2d"):
+    with pytest.raises(ConfigError, match=r"need a network with bases \(head=ema\), got Conv2d:"):
         base_maps(torch.nn.Conv2d(3, 3, 1), torch.zeros(1, 3, 9, 9))
 
 

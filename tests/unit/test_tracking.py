@@ -11,15 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wandb
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from emanet.callbacks import WandbMedia
+from emanet.bases import SCALARS
+from emanet.callbacks import BasesMonitor, LastCheckpoint, RunSummary, WandbMedia
 from emanet.csv_logger import RunCSVLogger
 from emanet.errors import ConfigError
-from emanet.tracking import build_loggers, close_wandb, has_credentials
-from small_run import ColourData, make_task, make_trainer
+from emanet.task import SegmentationTask
+from emanet.tracking import build_loggers, build_wandb, close_wandb, has_credentials
+from small_run import NAMES, ColourData, make_task, make_trainer
+from tiny import tiny_net
 from wandb_reader import OfflineRun, find_run, read_run
 
 CONFIG = {"model": {"K": 2, "T": 3}, "optim": {"lr": 0.5}, "seed": 0, "tags": ["x"], "resume": None}
@@ -155,7 +159,7 @@ def test_an_offline_run_holds_config_group_scalars_table_and_images_with_masks(t
         masks = run.series("val/predictions/all_masks")[validation]
         assert [set(mask) for mask in masks] == [{"prediction", "ground_truth"}] * 2
         assert all((media / image).is_file() for image in images)
-    truth = load_labels(media / masks[0]["ground_truth"]["path"])
+    truth = load_picture(media / masks[0]["ground_truth"]["path"])
     assert truth.shape == (24, 32)  # 12 x 16, scaled to 32
     assert (truth[::2, ::2] == ColourData().item("val", 2)["mask"].numpy()).all()
 
@@ -163,9 +167,10 @@ def test_an_offline_run_holds_config_group_scalars_table_and_images_with_masks(t
     assert read_table(table) == [["red", 1], ["green", 1], ["blue", 1], ["never seen", None]]
 
 
-def load_labels(path: Path) -> np.ndarray:
-    """A mask as W&B stores it: a PNG whose pixel values are class ids."""
-    return np.asarray(Image.open(path))
+def load_picture(path: Path) -> np.ndarray:
+    """A picture as W&B stores it; a mask is a PNG whose pixel values are class ids."""
+    with Image.open(path) as picture:
+        return np.asarray(picture)
 
 
 def read_table(path: Path) -> list:
@@ -173,6 +178,66 @@ def read_table(path: Path) -> list:
     content = json.loads(path.read_text())
     assert content["columns"] == ["class", "IoU"]
     return content["data"]
+
+
+def test_an_offline_run_of_an_emanet_shows_its_bases_and_on_request_gradients_and_checkpoints(tmp_path: Path):
+    loggers = build(tmp_path, wandb={"mode": "offline", "watch": "all", "watch_every_n_batches": 4, "log_model": True})
+    files = tmp_path / "checkpoints"
+    best = ModelCheckpoint(files, "best", monitor="val/miou", mode="max", enable_version_counter=False)
+    last = LastCheckpoint(files, every_n_steps=4)
+    callbacks = [BasesMonitor(n_images=2, cell=64), RunSummary(tmp_path), best, last]
+    trainer = make_trainer(tmp_path, callbacks, logger=loggers)
+    task = SegmentationTask(tiny_net(), class_names=NAMES, max_steps=20, lr=0.05, config={"name": "small"})
+    trainer.fit(task, ColourData())
+    run = finished(tmp_path)
+
+    for name in SCALARS:
+        logged = [float(row[f"bases/{name}"]) for row in rows_of(tmp_path) if row[f"bases/{name}"]]
+        assert run.series(f"bases/{name}") == pytest.approx(logged), name
+        assert len(logged) == 2
+    media = tmp_path / "wandb" / "latest-run" / "files"
+    for validation, step in enumerate([4, 8]):
+        assert run.series("bases/attention/captions")[validation] == ["val-2", "val-7"]
+        sheets = [load_picture(media / path) for path in run.series("bases/attention/filenames")[validation]]
+        matrices = [load_picture(media / path) for path in run.series("bases/cosines/filenames")[validation]]
+        assert (len(sheets), len(matrices)) == (2, 1)
+        assert all(picture.shape[2] == 3 and picture.std() > 10 for picture in sheets + matrices)
+        rows = [row for row in run.history if "bases/cosines/filenames" in row]
+        assert rows[validation]["trainer/global_step"] == step
+
+    watched = {key.split("/")[0] for row in run.history for key in row if key.endswith("/bins")}
+    assert watched == {"gradients", "parameters"}
+    gradients = {key.split("/")[1] for row in run.history for key in row if key.startswith("gradients/")}
+    assert gradients == {name for name, parameter in task.net.named_parameters() if parameter.requires_grad}
+    model = f"model-{find_run(tmp_path).stem.removeprefix('run-')}"
+    kept = sorted((name, min({*aliases} - {"latest"}), contents) for name, aliases, contents in run.artifacts)
+    assert kept == [(model, stem, [str(files / f"{stem}.ckpt")]) for stem in ("best", "last")]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert run.summary["val/miou_best"] == summary["val/miou_best"]
+    assert run.summary["parameters"] == summary["parameters"]["total"]
+
+
+def test_gradients_and_checkpoints_are_kept_back_unless_asked_for(tmp_path: Path):
+    loggers = build(tmp_path, wandb={"mode": "offline"})
+    make_trainer(tmp_path, [LastCheckpoint(tmp_path, every_n_steps=4)], logger=loggers).fit(make_task(), ColourData())
+    run = finished(tmp_path)
+    assert run.series("train/loss")
+    assert not [key for row in run.history for key in row if key.startswith(("gradients", "parameters"))]
+    assert run.artifacts == []
+
+
+def test_a_checkpoint_that_is_gone_is_no_reason_to_fail_at_the_end(tmp_path: Path, caplog):
+    (logger,) = build_wandb(tmp_path, {}, mode="offline", log_model=True)
+    logger.after_save_checkpoint(LastCheckpoint(tmp_path / "gone"))
+    logger.finalize("success")
+    assert f"{tmp_path / 'gone' / 'last.ckpt'} was not taken as an artifact: ValueError" in caplog.text
+
+
+def test_something_else_to_watch_is_refused_with_what_there_is(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"logger\.wandb\.watch must be null, gradients or all, got 'weights'"):
+        build(tmp_path, wandb={"watch": "weights"})
+    with pytest.raises(ConfigError, match="watch_every_n_batches must be at least 1, got 0"):
+        build(tmp_path, wandb={"watch_every_n_batches": 0})
 
 
 def test_without_a_key_an_online_run_goes_offline_at_once_and_says_so(tmp_path: Path, caplog):
@@ -187,12 +252,12 @@ def test_without_a_key_an_online_run_goes_offline_at_once_and_says_so(tmp_path: 
 
 def test_a_server_that_refuses_turns_the_run_offline_before_training(tmp_path: Path, monkeypatch, caplog):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    loggers = build(tmp_path, wandb={"mode": "online", "init_timeout": 2.0, "log_model": True})
+    loggers = build(tmp_path, wandb={"mode": "online", "init_timeout": 2.0})
     assert "W&B cannot be reached, so this run is tracked offline" in caplog.text
-    assert "checkpoints are not uploaded" in caplog.text
     assert isinstance(loggers[-1], WandbLogger)
     assert loggers[-1].experiment.settings.mode == "offline"
     assert loggers[-1].experiment.settings._offline
+    assert_trains_as_without_wandb(tmp_path, loggers)
 
 
 def test_a_server_that_hangs_costs_init_timeout_and_no_more(tmp_path: Path, monkeypatch, caplog):
@@ -203,9 +268,23 @@ def test_a_server_that_hangs_costs_init_timeout_and_no_more(tmp_path: Path, monk
         started = time.monotonic()
         loggers = build(tmp_path, wandb={"mode": "online", "init_timeout": 2.0})
         assert time.monotonic() - started < 20
-    assert "tracked offline" in caplog.text
-    loggers[-1].log_metrics({"x": 1.0}, step=0)
-    assert finished(tmp_path).series("x") == [1]
+        assert "tracked offline" in caplog.text
+        assert_trains_as_without_wandb(tmp_path, loggers)
+
+
+def assert_trains_as_without_wandb(run_dir: Path, loggers: list) -> None:
+    """Training comes to its end, about as fast, and all metrics are there, in the file and in the offline run."""
+    seconds = {}
+    for folder, chosen in ((run_dir / "plain", build(run_dir / "plain")), (run_dir, loggers)):
+        started = time.monotonic()
+        make_trainer(folder, [], logger=chosen).fit(make_task(), ColourData())
+        seconds[folder] = time.monotonic() - started
+    assert rows_of(run_dir) == rows_of(run_dir / "plain")
+    assert len(rows_of(run_dir)) == 10
+    assert seconds[run_dir] < seconds[run_dir / "plain"] + 5
+    run = finished(run_dir)
+    assert len(run.series("train/loss")) == 8
+    assert len(run.series("val/miou")) == 2
 
 
 def test_if_wandb_does_not_work_at_all_training_goes_on_without_it(tmp_path: Path, monkeypatch, caplog):
@@ -277,4 +356,4 @@ def test_media_that_cannot_be_logged_warn_once_and_training_ends_well(tmp_path: 
 def test_without_wandb_the_media_callback_collects_nothing(tmp_path: Path):
     media = WandbMedia(n_images=2)
     make_trainer(tmp_path, [media]).fit(make_task(), ColourData())
-    assert media.collector.samples == []
+    assert media.samples == []

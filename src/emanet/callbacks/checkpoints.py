@@ -64,6 +64,8 @@ class LastCheckpoint(Checkpoint):
             keep_previous(self.path)
         trainer.save_checkpoint(self.path, weights_only=False)
         self._saved_step = trainer.global_step
+        for logger in trainer.loggers:
+            logger.after_save_checkpoint(self)  # type: ignore[arg-type]
 
 
 def keep_previous(last: Path) -> None:

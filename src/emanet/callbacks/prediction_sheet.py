@@ -9,7 +9,7 @@ import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 
-from emanet.callbacks.samples import Sample, ValidationSamples
+from emanet.callbacks.samples import Sample, SampleListener
 from emanet.visual import SheetRow, colourise, error_map, legend_of, sheet, sheet_width
 
 log = logging.getLogger(__name__)
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 COLUMNS = ("image", "truth", "prediction", "errors")
 
 
-class PredictionSheet(L.Callback):
+class PredictionSheet(SampleListener):
     """Write ``predictions.png`` from the last validation.
 
     Args:
@@ -28,30 +28,11 @@ class PredictionSheet(L.Callback):
     """
 
     def __init__(self, run_dir: str | Path, *, n: int = 6, every_validation: bool = False, cell: int = 288) -> None:
+        super().__init__(n, cell)
         self.run_dir = Path(run_dir)
         self.every_validation = every_validation
-        self.cell = cell
-        self.collector = ValidationSamples(n, cell)
         self._score = math.nan
         self._step = 0
-
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Choose the images."""
-        if trainer.is_global_zero and not trainer.sanity_checking:
-            self.collector.start(trainer)
-
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep those of this batch."""
-        if trainer.is_global_zero and not trainer.sanity_checking:
-            self.collector.collect(outputs, batch, batch_idx, trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember the score; write at once if asked to, or if this validation is the whole job."""
@@ -71,10 +52,10 @@ class PredictionSheet(L.Callback):
 
     def _write(self, trainer: L.Trainer, file_name: str) -> None:
         """Draw and save; a picture that cannot be written does not end a run."""
-        if not self.collector.samples:
+        if not self.samples:
             return
         header = f"step {self._step}   mIoU {self._score:.4f}"
-        picture = draw_samples(self.collector.samples, trainer.datamodule, subtitle=header, cell=self.cell)  # type: ignore[attr-defined]
+        picture = draw_samples(self.samples, trainer.datamodule, subtitle=header, cell=self.size)  # type: ignore[attr-defined]
         try:
             self.run_dir.mkdir(parents=True, exist_ok=True)
             picture.save(self.run_dir / file_name)

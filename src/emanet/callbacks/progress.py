@@ -185,6 +185,11 @@ class Throughput:
         self._since = 0.0
         self._paused_at: float | None = None
 
+    @property
+    def seconds(self) -> float:
+        """Time since the start of this count."""
+        return time.monotonic() - self._since
+
     def start(self) -> None:
         """Start counting."""
         self.images, self._since, self._paused_at = 0, time.monotonic(), None
@@ -201,7 +206,7 @@ class Throughput:
 
     def read(self) -> str:
         """Images per second since the last reading, as text; starts a new count."""
-        seconds = time.monotonic() - self._since
+        seconds = self.seconds
         text = f"{self.images / seconds:.1f}" if seconds > 0 else "-"
         self.start()
         return text

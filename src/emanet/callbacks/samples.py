@@ -21,34 +21,77 @@ class Sample(NamedTuple):
     pixel_accuracy: float  #: at full size, over the labelled pixels; NaN if there are none
 
 
-class ValidationSamples:
-    """Collects ``n`` evenly spread images of each validation, scaled down to at most ``size`` pixels a side.
+class ImageListener(L.Callback):
+    """Looks at ``n`` evenly spread images of every validation, the same each time, on the first device alone.
+
+    A subclass says in :meth:`look` what it does with an image, and in :meth:`listens` whether it wants any this time.
+    """
+
+    def __init__(self, n: int) -> None:
+        if n < 1:
+            raise ValueError(f"the number of images must be at least 1, got {n}")
+        self.n = n
+        self._wanted: dict[int, list[float]] = {}
+
+    def listens(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
+        """Whether the validation that begins is looked at."""
+        return True
+
+    def look(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: dict[str, Any], item: int
+    ) -> None:
+        """Look at image number ``item`` of a batch; ``outputs`` are the batch's predicted classes (b, h, w)."""
+        raise NotImplementedError
+
+    @property
+    def listening(self) -> bool:
+        """Whether this validation is looked at; never on another device than the first."""
+        return bool(self._wanted)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Choose the images."""
+        self._wanted = {}
+        if trainer.is_global_zero and not trainer.sanity_checking and self.listens(trainer, pl_module):
+            batches = trainer.num_val_batches
+            self._wanted = spread(self.n, batches[0] if isinstance(batches, list) else batches)
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Look at those of this batch."""
+        shares = self._wanted.get(batch_idx, [])
+        for item in sorted({int(share * len(batch["image"])) for share in shares}):
+            self.look(trainer, pl_module, outputs, batch, item)
+
+
+class SampleListener(ImageListener):
+    """Keeps the chosen images with truth and prediction, scaled down to at most ``size`` pixels a side.
 
     Only the batches that hold a chosen image are brought to the host.
     """
 
     def __init__(self, n: int, size: int) -> None:
-        if n < 1:
-            raise ValueError(f"the number of images must be at least 1, got {n}")
-        self.n = n
+        super().__init__(n)
         self.size = size
-        self.samples: list[Sample] = []
-        self._wanted: dict[int, list[float]] = {}
+        self.samples: list[Sample] = []  #: of the last validation that was looked at
 
-    def start(self, trainer: L.Trainer) -> None:
-        """Choose the images of the validation that begins, on this device."""
-        batches = trainer.num_val_batches
-        total = batches[0] if isinstance(batches, list) else batches
-        self.samples = []
-        self._wanted = spread(self.n, total)
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Choose the images, forget the earlier ones."""
+        super().on_validation_start(trainer, pl_module)
+        if self.listening:
+            self.samples = []
 
-    def collect(self, outputs: Any, batch: dict[str, Any], batch_idx: int, trainer: L.Trainer) -> None:
-        """Keep the chosen images of a batch; ``outputs`` are the predicted classes (b, h, w)."""
-        shares = self._wanted.get(batch_idx)
-        if not shares or not isinstance(outputs, Tensor):
-            return
-        count = len(batch["image"])
-        for item in sorted({int(share * count) for share in shares}):
+    def look(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: dict[str, Any], item: int
+    ) -> None:
+        """Keep an image."""
+        if isinstance(outputs, Tensor):
             self.samples.append(self._sample(batch, outputs, item, trainer.datamodule))  # type: ignore[attr-defined]
 
     def _sample(self, batch: dict[str, Any], prediction: Int[Tensor, "b h w"], item: int, datamodule: Any) -> Sample:

@@ -18,6 +18,7 @@ from emanet.files import write_json
 from emanet.interrupts import InterruptedRunError
 from emanet.metrics import SegmentationScores
 from emanet.provenance import command_line, git_state, hardware, versions
+from emanet.tracking import RunWandbLogger
 
 
 class RunSummary(L.Callback):
@@ -104,6 +105,11 @@ class RunSummary(L.Callback):
         """Write the end of the run, and print it."""
         self._write(trainer, "finished")
         if trainer.is_global_zero:
+            parameters = count_parameters(pl_module.net)["total"]  # type: ignore[arg-type]
+            facts = {"parameters": parameters, "images_per_second": self._images_per_second()}
+            for logger in trainer.loggers:
+                if isinstance(logger, RunWandbLogger):
+                    logger.summarise(self._best | facts)
             console = Console()
             if self._scores is not None:
                 print_scores(self._scores, pl_module.class_names, console)  # type: ignore[arg-type]

@@ -11,12 +11,12 @@ import wandb
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
-from emanet.callbacks.samples import Sample, ValidationSamples
+from emanet.callbacks.samples import Sample, SampleListener
 
 log = logging.getLogger(__name__)
 
 
-class WandbMedia(L.Callback):
+class WandbMedia(SampleListener):
     """Log validation images with overlaid masks, and at the end a table of per-class IoU; without W&B, do nothing.
 
     The same images at every validation, so that W&B's slider shows how the prediction grows.
@@ -30,44 +30,34 @@ class WandbMedia(L.Callback):
     def __init__(self, *, n_images: int = 6, size: int = 512, every_n_validations: int = 1) -> None:
         if every_n_validations < 1:
             raise ValueError(f"every_n_validations must be at least 1, got {every_n_validations}")
-        self.collector = ValidationSamples(n_images, size)
+        super().__init__(n_images, size)
         self.every_n_validations = every_n_validations
         self._validations = 0
         self._table: list[list[str | float | None]] = []
-        self._active = False
-        self._warned = False
+        self._attempt = Attempt("W&B media could not be logged")
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Choose the images, if there is anyone to show them to."""
-        listening = trainer.is_global_zero and not trainer.sanity_checking and wandb_logger(trainer) is not None
-        self._active = listening and self._validations % self.every_n_validations == 0
-        self._validations += not trainer.sanity_checking
-        if self._active:
-            self.collector.start(trainer)
+    def listens(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
+        """If there is anyone to show the images to."""
+        return wandb_logger(trainer) is not None and self._validations % self.every_n_validations == 0
 
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+    def look(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: dict[str, Any], item: int
     ) -> None:
-        """Keep the chosen images of this batch."""
-        if self._active:
-            self._attempt(lambda: self.collector.collect(outputs, batch, batch_idx, trainer))
+        """Keep an image."""
+        keep = super().look
+        self._attempt(lambda: keep(trainer, pl_module, outputs, batch, item))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the images; keep the scores for the table."""
         scores = pl_module.metrics.compute()  # type: ignore[operator, union-attr]
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
+        self._validations += 1
         names: list[str] = pl_module.class_names  # type: ignore[assignment]
         self._table = [
             [name, None if math.isnan(iou) else iou] for name, iou in zip(names, scores.iou.tolist(), strict=True)
         ]
-        if self._active:
+        if self.listening:
             self._attempt(lambda: self._log_images(trainer, names))
         if trainer.state.fn != TrainerFn.FITTING:
             self._attempt(lambda: self._log_table(trainer))
@@ -80,11 +70,11 @@ class WandbMedia(L.Callback):
     def _log_images(self, trainer: L.Trainer, names: list[str]) -> None:
         """Images with the masks ``prediction`` and ``ground_truth``, to be switched on and off in W&B."""
         logger = wandb_logger(trainer)
-        if logger is None or not self.collector.samples:
+        if logger is None or not self.samples:
             return
         ignore_index = trainer.datamodule.ignore_index  # type: ignore[attr-defined]
         labels = dict(enumerate(names)) | {ignore_index: "(ignored)"}
-        images = [masked_image(sample, labels) for sample in self.collector.samples]
+        images = [masked_image(sample, labels) for sample in self.samples]
         logger.log_metrics({"val/predictions": images}, step=trainer.global_step)  # type: ignore[dict-item]
 
     def _log_table(self, trainer: L.Trainer) -> None:
@@ -94,13 +84,25 @@ class WandbMedia(L.Callback):
             table = wandb.Table(columns=["class", "IoU"], data=self._table)
             logger.log_metrics({"val/iou_table": table}, step=trainer.global_step)  # type: ignore[dict-item]
 
-    def _attempt(self, action: Callable[[], None]) -> None:
-        """Run an action whose failure must not end a training run; say so once."""
+
+class Attempt:
+    """Runs actions whose failure must not end a training run; says so once.
+
+    Args:
+        trouble: what the failure of an action means.
+    """
+
+    def __init__(self, trouble: str) -> None:
+        self.trouble = trouble
+        self._warned = False
+
+    def __call__(self, action: Callable[[], None]) -> None:
+        """Run an action."""
         try:
             action()
         except Exception as error:
             if not self._warned:
-                log.warning("W&B media could not be logged, training goes on: %s: %s", type(error).__name__, error)
+                log.warning("%s, training goes on: %s: %s", self.trouble, type(error).__name__, error)
             self._warned = True
 
 

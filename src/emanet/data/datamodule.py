@@ -16,7 +16,7 @@ import torch
 from jaxtyping import UInt8
 from torch.utils.data import DataLoader
 
-from emanet.data.items import EvalDataset, Item, TrainDataset, collate, single_threaded
+from emanet.data.items import Corrupt, EvalDataset, Item, TrainDataset, collate, single_threaded
 from emanet.data.reading import IGNORE, Labels, Sample
 from emanet.data.sampling import EpochBatchSampler, EvalSampler, ResumableLoader, per_device_batch
 from emanet.data.transforms import EvalTransform, TrainTransform, Transform
@@ -96,6 +96,7 @@ class SegmentationDataModule(L.LightningDataModule):
             crop_size=crop_size, scales=scales, flip=flip, mean=mean, std=std, extra_transforms=extra_transforms
         )
         self.eval_transform = EvalTransform(mean, std)
+        self.corrupt: Corrupt | None = None  # (image, name) -> image, before normalisation, in evaluation alone
         self._samples: dict[str, list[Sample]] = {}
         for split in self.stage_splits.values():
             self._check_split_name(split)
@@ -224,7 +225,7 @@ class SegmentationDataModule(L.LightningDataModule):
             raise ConfigError(
                 f"{self.name}: split '{split}' has no masks to evaluate against; predict it with src/predict.py."
             )
-        dataset = EvalDataset(samples, self.labels(), self.eval_transform)
+        dataset = EvalDataset(samples, self.labels(), self.eval_transform, self.corrupt)
         sampler = EvalSampler(len(samples), rank=rank, world=world)
         return DataLoader(dataset, batch_size=self.eval_batch_size, sampler=sampler, **self._loader_options())
 

@@ -1,7 +1,7 @@
 """Samples to tensors: one image of a split read, transformed, and stacked with others to a batch."""
 
-from collections.abc import Sequence
-from typing import Any, TypedDict
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, TypedDict
 
 import cv2
 import numpy as np
@@ -15,6 +15,8 @@ from emanet.data.sampling import Position
 from emanet.data.transforms import EvalTransform, TrainTransform
 from emanet.errors import ConfigError
 from emanet.seeding import mix
+
+Corrupt: TypeAlias = Callable[[UInt8[np.ndarray, "h w 3"], str], UInt8[np.ndarray, "h w 3"]]
 
 
 class Item(TypedDict, total=False):
@@ -45,10 +47,12 @@ class TrainDataset(Dataset[Item]):
 
 
 class EvalDataset(Dataset[Item]):
-    """Whole images at their own size."""
+    """Whole images at their own size; ``corrupt`` may change the 8-bit image, given its name."""
 
-    def __init__(self, samples: Sequence[Sample], labels: Labels, transform: EvalTransform):
-        self.samples, self.labels, self.transform = samples, labels, transform
+    def __init__(
+        self, samples: Sequence[Sample], labels: Labels, transform: EvalTransform, corrupt: Corrupt | None = None
+    ):
+        self.samples, self.labels, self.transform, self.corrupt = samples, labels, transform, corrupt
 
     def __len__(self) -> int:
         """Count the images."""
@@ -60,6 +64,8 @@ class EvalDataset(Dataset[Item]):
         if sample.mask is None:
             return {"image": self.transform(read_image(sample.image)), "name": sample.name}
         image, mask = read_pair(sample, self.labels)
+        if self.corrupt is not None:
+            image = self.corrupt(image, sample.name)
         return {"image": self.transform(image), "mask": torch.from_numpy(mask).long(), "name": sample.name}
 
 

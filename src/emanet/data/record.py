@@ -3,13 +3,13 @@
 It is written last and as a whole, so that nothing half done is taken for done.
 """
 
-import importlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from emanet import files
 from emanet.errors import DatasetError
 from emanet.files import read_json, write_json
 
@@ -57,24 +57,13 @@ def locked(root: Path) -> Iterator[None]:
     Raises:
         DatasetError: if another process holds it, or it cannot be written.
     """
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        file = (root / ".prepare.lock").open("w")
-    except OSError as error:
-        raise DatasetError(f"cannot write to {root} ({error}); set dataset.root=... to a folder of yours.") from error
-    with file:
+    with ExitStack() as stack:
         try:
-            file_lock()(file.fileno())
-        except (BlockingIOError, PermissionError) as error:  # held: the one where there is fcntl, the other on Windows
+            stack.enter_context(files.locked(root / ".prepare.lock"))
+        except BlockingIOError as error:
             raise DatasetError(f"another process is preparing {root}; wait until it has ended.") from error
+        except OSError as error:
+            raise DatasetError(
+                f"cannot write to {root} ({error}); set dataset.root=... to a folder of yours."
+            ) from error
         yield
-
-
-def file_lock() -> Callable[[int], None]:
-    """Return what locks an open file until it is closed, or raises where another process has locked it."""
-    try:
-        import fcntl
-    except ImportError:
-        msvcrt: Any = importlib.import_module("msvcrt")  # Windows; its functions are unknown to checkers elsewhere
-        return lambda number: msvcrt.locking(number, msvcrt.LK_NBLCK, 1)
-    return lambda number: fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)

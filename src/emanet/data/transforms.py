@@ -209,3 +209,16 @@ class EvalTransform:
     def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Float32[Tensor, "3 h w"]:
         """Normalise one image."""
         return torch.from_numpy(self.normalize(image))
+
+
+def blurred(image: UInt8[np.ndarray, "h w 3"], sigma: float) -> UInt8[np.ndarray, "h w 3"]:
+    """The image under a Gaussian of ``sigma`` pixels, cut off at 3.5 of them."""
+    return A.GaussianBlur(sigma_limit=(sigma, sigma), blur_limit=0, p=1)(image=image)["image"]
+
+
+def relit(
+    image: UInt8[np.ndarray, "h w 3"], *, brightness: float = 1.0, contrast: float = 1.0
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Grey levels times ``brightness``, or their distances from the image's mean grey times ``contrast``."""
+    factors = {"brightness": (brightness,) * 2, "contrast": (contrast,) * 2, "saturation": (1.0, 1.0)}
+    return A.ColorJitter(**factors, hue=(0.0, 0.0), p=1)(image=image)["image"]

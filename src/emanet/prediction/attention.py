@@ -20,6 +20,7 @@ from emanet.visual import FAINT, GAP, INK, LINE, MARGIN, PAPER, Pixels, fit_size
 #: a map's colours from 0 to its greatest value: dark, then red, yellow, white
 HEAT = np.array([(8, 8, 20), (90, 16, 80), (200, 50, 50), (250, 170, 40), (255, 255, 220)], np.float64)
 COLUMNS = 8
+CAPTION = 13  # size of a caption's letters
 
 
 @torch.no_grad()
@@ -31,11 +32,21 @@ def base_maps(net: Any, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h
     Raises:
         ConfigError: for a network without bases.
     """
-    if not hasattr(getattr(net, "emau", None), "attend"):
-        raise ConfigError(f"attention maps need a network with bases (emau), got {type(net).__name__}")
+    check_bases(net)
     features = net.fc0(net.backbone(pad_to_stride(image, net.output_stride)))
     z, _ = net.emau.attend(features)
     return z.transpose(1, 2).unflatten(2, features.shape[-2:]).float()
+
+
+def check_bases(net: Any) -> None:
+    """Refuse a network without the paper's unit, whose bases the maps are of.
+
+    Raises:
+        ConfigError: says what it is instead.
+    """
+    if not hasattr(getattr(net, "emau", None), "attend"):
+        got = type(net).__name__ + (" with another head" if getattr(net, "head", None) is not None else "")
+        raise ConfigError(f"attention maps need a network with bases (head=ema), got {got}: leave attention out")
 
 
 def attention_sheet(
@@ -45,12 +56,13 @@ def attention_sheet(
     stride: int,
     title: str = "",
     bases: int | None = None,
+    by_share: bool = True,
     cell: int = 176,
 ) -> Image.Image:
     """Draw the image, which pixels each base claims, and the maps of the bases that claim most.
 
     A pixel is claimed by the base with the greatest responsibility for it. Each map is scaled by its own greatest
-    value, which its caption gives.
+    value, which its caption gives if there is room.
 
     Args:
         image: the picture.
@@ -58,17 +70,21 @@ def attention_sheet(
         stride: pixels per feature.
         title: headline.
         bases: how many maps to draw; ``None``: all.
+        by_share: maps in order of the share that a base claims; else by number, so that a base keeps its place from
+            one sheet to the next.
         cell: longest side of a map in pixels.
     """
     k = len(maps)
     claimed = maps.argmax(0)
     shares = np.bincount(claimed.ravel(), minlength=k) / claimed.size
-    order = np.lexsort((-maps.mean((1, 2)), -shares))[:bases]
+    order = (np.lexsort((-maps.mean((1, 2)), -shares)) if by_share else np.arange(k))[:bases]
     full_height, full_width, _ = image.shape
     extent = ((full_height - 1) / stride, (full_width - 1) / stride)
     height, width = fit_size(full_height, full_width, cell)
     small = resize(image, height, width)
     captions = [f"#{base}  {shares[base]:.1%}  max {maps[base].max():.2f}" for base in order]
+    if max(font(CAPTION).getlength(caption) for caption in captions) > cell + GAP / 2:
+        captions = [caption.partition("  max")[0] for caption in captions]  # small cells have no room for it
     cells = [heat_map(small, stretch(maps[base], height, width, extent)) for base in order]
     columns = min(COLUMNS, max(2, len(cells)))
 
@@ -87,7 +103,8 @@ def attention_sheet(
     active = int((shares > 0).sum())
     paste(canvas, big, (MARGIN, head), "image")
     paste(canvas, claims, (right, head), f"pixels by the base that claims them: {active} of {k} bases claim any")
-    note = "responsibility for each pixel, bases in order of the share they claim; brightest = max"
+    sorting = "in order of the share they claim" if by_share else "by number"
+    note = f"responsibility for each pixel, bases {sorting}; brightest = max"
     draw.text((MARGIN, top), note, fill=INK, font=font(16))
     for index, (caption, picture) in enumerate(zip(captions, cells, strict=True)):
         x = MARGIN + index % columns * (cell + GAP)
@@ -98,7 +115,7 @@ def attention_sheet(
 def paste(canvas: Image.Image, picture: Pixels, corner: tuple[int, int], caption: str) -> None:
     """Put a picture with a thin frame below its caption."""
     (x, y), draw = corner, ImageDraw.Draw(canvas)
-    draw.text((x, y + 2), caption, fill=FAINT, font=font(13))
+    draw.text((x, y + 2), caption, fill=FAINT, font=font(CAPTION))
     canvas.paste(Image.fromarray(picture), (x, y + 20))
     draw.rectangle((x - 1, y + 19, x + picture.shape[1], y + 20 + picture.shape[0]), outline=LINE)
 

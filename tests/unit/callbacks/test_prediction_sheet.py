@@ -32,8 +32,8 @@ def test_a_split_of_unknown_length_shows_its_first_images():
 def test_the_sheet_shows_chosen_images_with_their_true_and_predicted_classes(tmp_path: Path):
     pictures = PredictionSheet(tmp_path, n=5, cell=96)
     make_trainer(tmp_path, [pictures]).fit(make_task(), ColourData(val=10, batch_size=2))
-    assert [sample.name for sample in pictures.collector.samples] == [f"val-{i}" for i in (1, 3, 5, 7, 9)]
-    for index, sample in zip((1, 3, 5, 7, 9), pictures.collector.samples, strict=True):
+    assert [sample.name for sample in pictures.samples] == [f"val-{i}" for i in (1, 3, 5, 7, 9)]
+    for index, sample in zip((1, 3, 5, 7, 9), pictures.samples, strict=True):
         assert sample.truth.shape == (72, 96)  # 12 x 16 scaled to the cell
         np.testing.assert_array_equal(sample.truth[::6, ::6], ColourData().item("val", index)["mask"])
         assert sample.pixel_accuracy == 1  # the task is learned within these steps
@@ -59,7 +59,7 @@ def test_on_request_there_is_a_sheet_for_every_validation(tmp_path: Path):
 def test_more_images_than_the_split_has_are_shown_once_each(tmp_path: Path):
     sheets = PredictionSheet(tmp_path, n=50, cell=32)
     make_trainer(tmp_path, [sheets], max_steps=4).fit(make_task(), ColourData(val=3, batch_size=2))
-    assert [sample.name for sample in sheets.collector.samples] == ["val-0", "val-1", "val-2"]
+    assert [sample.name for sample in sheets.samples] == ["val-0", "val-1", "val-2"]
 
 
 def test_a_folder_that_cannot_be_written_warns_and_training_ends_well(tmp_path: Path, caplog):

@@ -1,0 +1,27 @@
+"""How much networks lose under noise, blur, other contrast and brightness: mIoU on the validation split.
+
+python src/robustness.py checkpoints=[RUN/checkpoints/best.ckpt,OTHER/checkpoints/best.ckpt]
+python src/robustness.py checkpoints='runs/quickstart_short/sweep_head/*/checkpoints/last.ckpt' label=model.head
+python src/robustness.py checkpoints=RUN/checkpoints/best.ckpt corruptions.noise=[10,50] corruptions.blur=[]
+python src/report.py robustness=RUN_FOLDER/robustness.json output=report          as a page
+"""
+
+import hydra
+from omegaconf import DictConfig
+
+from emanet.cli import entry_point, run_dir, start
+from emanet.config import CONF_DIR
+from emanet.report.config import register_report_schemas
+
+
+@hydra.main(version_base="1.3", config_path=CONF_DIR, config_name="robustness")
+@entry_point
+def main(cfg: DictConfig) -> None:
+    """Evaluate all checkpoints."""
+    from emanet.robustness import evaluate_robustness  # after the configuration stands: importing torch takes seconds
+
+    evaluate_robustness(cfg, run_dir())
+
+
+if __name__ == "__main__":
+    start(main, register_report_schemas)

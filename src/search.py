@@ -1,0 +1,26 @@
+"""Search K, T, momentum and learning rate with Optuna; trials that fall behind are stopped early.
+
+python src/search.py -- experiment=quickstart_short trainer.val_every_n_steps=30
+python src/search.py n_trials=50 'space=[{key: model.K, low: 8, high: 128, log: true}]' -- experiment=voc_r50_os16
+
+The same command goes on with a search that was interrupted. Needs  pip install -e '.[search]'
+"""
+
+import hydra
+from omegaconf import DictConfig
+
+from emanet.cli import entry_point, prepare_search, start
+from emanet.config import CONF_DIR
+
+
+@hydra.main(version_base="1.3", config_path=CONF_DIR, config_name="search")
+@entry_point
+def main(cfg: DictConfig) -> None:
+    """Run the search."""
+    from emanet.search import search
+
+    search(cfg)
+
+
+if __name__ == "__main__":
+    start(main, prepare_search)
