@@ -20,13 +20,14 @@ class ColourNet(nn.Module):
     """Classifies each pixel from its colour alone; 3 * 4 + 4 + 2 parameters."""
 
     output_stride = 1
+    align_corners = True
 
     def __init__(self, classes: int = len(NAMES)) -> None:
         super().__init__()
         self.backbone = nn.Conv2d(3, classes, 1)
         self.scale = nn.Parameter(torch.ones(2), requires_grad=False)
 
-    def forward(self, image: Tensor, return_bases: bool = False) -> Any:
+    def forward(self, image: Tensor, return_bases: bool = False, low: bool = False) -> Any:
         logits = self.backbone(image)
         return (logits, image.new_zeros(len(image), 4, 2)) if return_bases else logits
 

@@ -131,6 +131,8 @@ def test_two_devices_end_like_one_and_only_the_first_writes(data, tmp_path):
     assert (tmp_path / "two" / "train_ddp_process_1.log").read_text() == ""
     assert len(re.findall("validation at step 2", output)) == 1
     assert [row["step"] for row in losses(tmp_path / "two")] == ["0", "1", "2"]
+    rows = csv.DictReader((tmp_path / "two" / "metrics.csv").read_text().splitlines())
+    assert [float(row["bases/effective"]) > 1 for row in rows if row["val/miou"]] == [True, True], "seen by one alone"
 
     one_device = [*same, "callbacks.prediction_sheet=null", f"hydra.run.dir={tmp_path / 'one'}"]
     run(*one_device, cwd=tmp_path, PYTHONPATH=python_path, WATCHED="/nowhere", NOTES="/nowhere")

@@ -1,13 +1,15 @@
 """Studies through the real script: what is finished is not repeated, what fails does not take the others along."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from fake_data import write_voc
-from zygote import TINY
+from zygote import SRC, TINY
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +111,19 @@ def test_a_study_started_twice_shares_the_work(study, zygote, tmp_path):
         for T in (1, 2)
         for seed in (0, 1)
     )
+
+
+@pytest.mark.slow
+def test_a_study_under_joblib_trains_several_runs_at_a_time(study, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="an optional dependency: '.[joblib]'")
+    _, arguments, *_ = study
+    command = [*arguments, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    done = subprocess.run(
+        [sys.executable, str(SRC / "train.py"), *command], cwd=tmp_path, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    alone, together = (
+        [json.loads((folder / f"T={T}_seed=0" / "summary.json").read_text())["val/miou"] for T in (1, 2)]
+        for folder in (Path(arguments[-1].partition("=")[2]), tmp_path / "sweep")
+    )
+    assert together == alone

@@ -112,6 +112,7 @@ class InferenceConfig:
     flip: bool = MISSING  # look at the mirrored image as well
     window: int | None = MISSING  # side in pixels of sliding windows; null: whole images
     stride: int | None = MISSING  # pixels between windows; null: two thirds of the window
+    upsample: str = MISSING  # of the logits: auto (in blocks wherever that is the same to the last bit) | full
 
 
 @dataclass

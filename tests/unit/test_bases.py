@@ -1,6 +1,8 @@
 """What is measured of the bases: laws, hand numbers, and the EM of the NumPy reference."""
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -167,6 +169,14 @@ def test_a_look_leaves_the_network_and_the_random_state_as_they_are(build):
     assert net.emau.__dict__ == settings
     assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_the_guide_explains_every_scalar():
+    guide = (Path(__file__).parents[2] / "docs" / "tracking.md").read_text()
+    explained = {
+        name for row in re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| \d\.\.", guide, re.M) for name in row.split(", ")
+    }
+    assert explained == {f"`{name}`" for name in SCALARS}
 
 
 def test_only_a_network_with_the_papers_unit_has_bases():

@@ -12,6 +12,7 @@ from emanet.cli import argument, evaluating
 from emanet.config import CONF_DIR, EvalConfig, PredictConfig, SearchConfig, package_file, register
 from emanet.distributed import SharedStatisticsDDPStrategy
 from emanet.errors import ConfigError
+from emanet.report.config import ReportConfig
 from emanet.rules import RULES, check
 
 GROUPS = ("dataset", "model", "optim", "loss", "trainer", "logger", "callbacks", "paths", "experiment", "sweep")
@@ -120,7 +121,8 @@ def test_all_mistakes_are_named_at_once():
 
 
 def test_every_rule_names_a_key_that_exists():
-    roots = [composed(), *(OmegaConf.structured(schema) for schema in (EvalConfig, PredictConfig, SearchConfig))]
+    schemas = (EvalConfig, PredictConfig, SearchConfig, ReportConfig)
+    roots = [composed(), *(OmegaConf.structured(schema) for schema in schemas)]
     assert len(RULES) > 15
     for key, _, _ in RULES:
         parent, _, leaf = key.rpartition(".")

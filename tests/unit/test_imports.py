@@ -20,8 +20,10 @@ ALLOWED = {
     "losses": {"kernels"},
     "metrics": set(),
     "optim": set(),
-    "inference": set(),
+    "inference": {"kernels"},
     "task": {"network", "losses", "optim", "metrics", "inference"},
+    "bases": {"emau", "inference"},
+    "naming": set(),
     "distributed": set(),
     "interop": {"network", "weights"},
 }

@@ -1,10 +1,15 @@
 """What a run is called in W&B: from the configuration, from the overrides of a sweep, else from its folder."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from emanet.config import CONF_DIR, register
 from emanet.errors import ConfigError
 from emanet.naming import describe_run, sweep_choices, varied_keys
 
@@ -67,6 +72,36 @@ def test_only_the_keys_with_several_values_vary(tmp_path: Path):
     )
     assert varied_keys(path) == {"model.K", "optim.lr", "dataset", "name"}
     assert varied_keys(tmp_path / "none.yaml") is None
+
+
+@pytest.fixture
+def job() -> Iterator[Callable[..., None]]:
+    """Makes this process a job of Hydra with the given overrides."""
+
+    def start(mode: RunMode, *overrides: str) -> None:
+        register()
+        with initialize_config_dir(CONF_DIR, version_base="1.3"):
+            cfg = compose("train", overrides=[*overrides, f"hydra.mode={mode.name}"], return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+
+    yield start
+    HydraConfig.instance().cfg = None
+
+
+def test_a_job_of_a_sweep_is_told_apart_by_what_varies_also_as_a_process_of_its_own_and_when_it_is_resumed(
+    tmp_path, job
+):
+    stored_sweep(tmp_path, "model.K=8,16", "dataset=voc", "optim.lr=0.1")
+    for mode in (RunMode.MULTIRUN, RunMode.RUN):
+        job(mode, "model.K=8", "dataset=voc", "optim.lr=0.1")
+        assert sweep_choices(tmp_path / "0") == ["model.K=8"]
+
+
+def test_under_a_sweeper_that_leaves_no_command_a_job_is_named_by_all_its_overrides(tmp_path, job):
+    job(RunMode.MULTIRUN, "model.K=8", "optim.lr=0.1")
+    assert sweep_choices(tmp_path / "0") == ["model.K=8", "optim.lr=0.1"]
+    job(RunMode.RUN, "model.K=8", "optim.lr=0.1")
+    assert sweep_choices(tmp_path / "0") == []
 
 
 def test_outside_of_hydra_there_are_no_choices(tmp_path: Path):

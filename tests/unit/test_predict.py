@@ -199,6 +199,17 @@ def test_the_sheet_shows_where_each_base_is_responsible_strongest_first():
     assert cell[:, 133:148].mean() > cell[:, 205:220].mean() + 80, "the second on the left"
 
 
+def test_by_number_a_base_keeps_its_place_on_the_sheet():
+    maps = np.full((2, 5, 9), 0.01, np.float32)
+    maps[1, :, 4:] = 0.99  # claims the larger part, and still stands second
+    maps[0, :, :4] = 0.99
+    image = np.full((33, 65, 3), 128, np.uint8)
+    sheet = np.array(attention_sheet(image, maps, stride=8, by_share=False, cell=100).convert("L")).astype(int)
+    cell = sheet[-60:-20]
+    assert cell[:, 25:40].mean() > cell[:, 100:115].mean() + 80, "the first glows on the left"
+    assert cell[:, 205:220].mean() > cell[:, 133:148].mean() + 80, "the second on the right"
+
+
 # --- files in ---------------------------------------------------------------------------------------------------------
 
 
