@@ -19,6 +19,7 @@ from emanet.kernels import (
     iterate_in_place,
     pick,
     reconstruct,
+    reconstruct_in_place,
 )
 
 Norm = Literal["l2", "layer", "none"]
@@ -74,6 +75,13 @@ def expectation_maximization(
             z = e_step(x, mu)
             mu = m_step(x, z, norm)
     return z, mu
+
+
+def as_image(y: Float[Tensor, "b c n"], height: int, width: int) -> Float[Tensor, "b c {height} {width}"]:
+    """Pixels as an image, without a copy; one whose channels lie next to each other says so (a plain view may not)."""
+    if y.stride(1) == 1:
+        return y.transpose(1, 2).unflatten(1, (height, width)).permute(0, 3, 1, 2)
+    return y.unflatten(2, (height, width))
 
 
 class EMAU(nn.Module):
@@ -182,7 +190,7 @@ class EMAU(nn.Module):
         """Return the attended features and each image's final bases; the stored bases stay as they are."""
         with self._grad_mode():
             y, mu = self.reestimate(self.conv1(x).flatten(2))
-        y = self.conv2(y.view(x.shape))
+        y = self.conv2(as_image(y, *x.shape[2:]))
         y = y.add_(x) if y.dtype == x.dtype else y + x
         return torch.relu_(y), mu
 
@@ -206,7 +214,7 @@ class EMAU(nn.Module):
         z, mu = self.run_em(pixels)
         # (b, c, n): every pixel from the bases, so of rank at most K
         if backend == "in_place" and type(self.conv1) is nn.Conv2d and not self.conv1._forward_hooks:
-            y = torch.bmm(mu, z.transpose(1, 2), out=pixels)  # conv1's output: new, and nobody else's
+            y = reconstruct_in_place(z, mu, pixels)  # conv1's output: new, and nobody else's
         else:
             y = mu @ z.transpose(1, 2)
         return torch.relu_(y), mu

@@ -2,12 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from emanet.kernels.upsampling import class_blocks, upsampled, upsampled_argmax
+
+UPSAMPLE = ("auto", "full")
 
 
 def pad_to_stride(image: Float[Tensor, "b 3 h w"], stride: int) -> Float[Tensor, "b 3 H W"]:
@@ -31,11 +35,47 @@ class SegmentationNet(Protocol):
         """Logits at the size of the image."""
 
 
+@runtime_checkable
+class LowResolutionNet(SegmentationNet, Protocol):
+    """A network that also gives its logits before they are upsampled, bilinearly: ``net(image, low=True)``."""
+
+    align_corners: bool
+
+
 @torch.no_grad()
 def predict_logits(net: SegmentationNet, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b classes h w"]:
     """Logits of whole images at their own size, never resized; images of one size only, since padding enters the EM."""
     height, width = image.shape[-2:]
     return net(pad_to_stride(image, net.output_stride))[..., :height, :width]
+
+
+@torch.no_grad()
+def predict_classes(net: Any, image: Float[Tensor, "b 3 h w"]) -> Int[Tensor, "b h w"]:
+    """``predict_logits(net, image).argmax(1)`` of a :class:`LowResolutionNet`, without logits at the images' size."""
+    height, width = image.shape[-2:]
+    padded = pad_to_stride(image, net.output_stride)
+    classes = upsampled_argmax(net(padded, low=True), padded.shape[-2:], align_corners=net.align_corners)
+    return classes[..., :height, :width]
+
+
+@torch.no_grad()
+def predict_resized(net: Any, image: Float[Tensor, "b 3 h w"], size: Sequence[int]) -> Float[Tensor, "b classes H W"]:
+    """:func:`predict_logits` of a :class:`LowResolutionNet`, resized; a few classes at a time at the images' size."""
+    height, width = image.shape[-2:]
+    padded = pad_to_stride(image, net.output_stride)
+    logits_low, inner = net(padded, low=True), padded.shape[-2:]
+    dtype = torch.promote_types(logits_low.dtype, torch.float32)
+
+    def resized(block: Tensor) -> Tensor:
+        return resize(upsampled(block, inner, net.align_corners)[..., :height, :width].to(dtype), size)
+
+    blocks = class_blocks(logits_low, inner, size)
+    if len(blocks) == 1:
+        return resized(logits_low)
+    logits = logits_low.new_empty(*logits_low.shape[:2], *size, dtype=dtype)
+    for part, block in zip(logits.tensor_split(len(blocks), dim=1), blocks, strict=True):
+        part.copy_(resized(block))
+    return logits
 
 
 @dataclass(frozen=True)
@@ -51,6 +91,8 @@ class Inference:
         window: side in pixels, at each scale, of square windows that slide over images larger than that; the logits of
             overlapping windows are averaged. ``None``: the whole image at once. Each window is an EM of its own.
         stride: pixels from one window to the next; ``None``: two thirds of the window.
+        upsample: of a network's logits to its image's size. ``auto``: in blocks, wherever the result is the same to the
+            last bit; ``full``: all at once.
 
     Raises:
         ValueError: for values that make no sense.
@@ -60,6 +102,7 @@ class Inference:
     flip: bool = False
     window: int | None = None
     stride: int | None = None
+    upsample: str = "auto"
 
     def __post_init__(self) -> None:
         """Refuse senseless values."""
@@ -69,6 +112,8 @@ class Inference:
             raise ValueError(f"window must be at least 1 pixel, or null for whole images, got {self.window}")
         if self.stride is not None and (self.window is None or not 1 <= self.stride <= self.window):
             raise ValueError(f"stride must lie in 1..window={self.window} (more would skip pixels), got {self.stride}")
+        if self.upsample not in UPSAMPLE:
+            raise ValueError(f"upsample must be one of {', '.join(UPSAMPLE)}, got {self.upsample!r}")
 
     @property
     def is_plain(self) -> bool:
@@ -78,6 +123,8 @@ class Inference:
     def predict(self, net: SegmentationNet, image: Float[Tensor, "b 3 h w"]) -> Int[Tensor, "b h w"]:
         """Most probable class of each pixel."""
         if self.is_plain:  # of the logits: rounding in the softmax may turn a near tie
+            if self._in_blocks(net, image):
+                return predict_classes(net, image)
             return self.logits(net, image).argmax(1)
         return self.probabilities(net, image).argmax(1)
 
@@ -100,15 +147,24 @@ class Inference:
         """Probabilities at the image's size from a look at one scale."""
         size = image.shape[-2:]
         scaled = resize(image, [max(1, int(side * scale)) for side in size])  # rounded down, as in training
+        if self._in_blocks(net, scaled):
+            return predict_resized(net, scaled, size).softmax(1)
         logits = self.logits(net, scaled)
         logits = resize(logits.to(torch.promote_types(logits.dtype, torch.float32)), size)
         return logits.softmax(1)
+
+    def _in_blocks(self, net: SegmentationNet, image: Tensor) -> bool:
+        """Whether the logits of one look at all of this image need not be held at its size."""
+        return self.upsample == "auto" and not self._slides(image) and isinstance(net, LowResolutionNet)
+
+    def _slides(self, image: Tensor) -> bool:
+        return self.window is not None and max(image.shape[-2:]) > self.window
 
     @torch.no_grad()
     def logits(self, net: SegmentationNet, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b classes h w"]:
         """Logits of one view: the whole image, or the mean over the windows that see a pixel."""
         height, width = image.shape[-2:]
-        if self.window is None or max(height, width) <= self.window:
+        if not self._slides(image):
             return predict_logits(net, image)
         total: Tensor | None = None
         count = image.new_zeros(height, width)

@@ -7,6 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics import Metric
 
+MOST_LABELS = 1024  # an ignore label below this has a row of counts of its own
+
 
 class SegmentationScores(NamedTuple):
     """Scores of a split; a class absent from truth and prediction has IoU NaN and is left out of the means."""
@@ -26,19 +28,43 @@ def confusion_matrix(
     Raises:
         ValueError: for a true or predicted label outside 0..num_classes-1 that is not the ignore label.
     """
-    ignored = mask == ignore_index
-    rows = mask.masked_fill(ignored, 0).long()
-    for kind, labels in (("true", rows), ("predicted", prediction)):
-        low, high = (int(bound) for bound in labels.aminmax())
-        if low < 0 or high >= num_classes:
-            raise ValueError(
-                f"labels must lie in 0..{num_classes - 1}, or be {ignore_index} (ignored) in the truth, "
-                f"got {kind} labels from {low} to {high}"
-            )
-    # Ignored pixels go into one extra row, which costs less than selecting the others first (FACTS section 6).
-    cells = rows.masked_fill_(ignored, num_classes).mul_(num_classes).add_(prediction)
-    counts = torch.bincount(cells.flatten(), minlength=(num_classes + 1) * num_classes)
-    return counts[: num_classes * num_classes].view(num_classes, num_classes)
+    truth, ignored_row = mask, ignore_index
+    if not 0 <= ignore_index < MOST_LABELS:  # then the first label that is no class stands for it
+        check_truth(mask, num_classes, ignore_index)
+        truth, ignored_row = mask.masked_fill(mask == ignore_index, num_classes), num_classes
+    rows = max(num_classes, ignored_row + 1)
+    low, high = bounds(truth)
+    if low < 0 or high >= rows:
+        check_truth(mask, num_classes, ignore_index)
+    check_labels("predicted", prediction, num_classes, ignore_index)
+    # A row for every label, the ignored one included: that costs less than telling its pixels apart (FACTS section 6).
+    cells = torch.add(prediction.long(), truth, alpha=num_classes)
+    counts = torch.bincount(cells.flatten(), minlength=rows * num_classes).view(rows, num_classes)
+    counts[ignored_row] = 0
+    if counts[num_classes:].any():
+        check_truth(mask, num_classes, ignore_index)
+    return counts[:num_classes]
+
+
+def check_truth(mask: Tensor, num_classes: int, ignore_index: int) -> None:
+    """Refuse true labels that are neither a class nor the ignore label."""
+    check_labels("true", mask.masked_fill(mask == ignore_index, 0), num_classes, ignore_index)
+
+
+def check_labels(kind: str, labels: Tensor, num_classes: int, ignore_index: int) -> None:
+    """Refuse labels outside 0..num_classes-1."""
+    low, high = bounds(labels)
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"labels must lie in 0..{num_classes - 1}, or be {ignore_index} (ignored) in the truth, "
+            f"got {kind} labels from {low} to {high}"
+        )
+
+
+def bounds(labels: Tensor) -> tuple[int, int]:
+    """Smallest and largest label."""
+    low, high = labels.aminmax()
+    return int(low), int(high)
 
 
 def scores_from_confusion(confusion: Int[Tensor, "classes classes"]) -> SegmentationScores:

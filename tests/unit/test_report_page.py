@@ -73,6 +73,7 @@ def test_every_study_has_its_section_and_the_runs_without_a_result_their_reason(
     assert "| `sweep_K/x` | failed: ValueError: no \\| file x.png |" in text
     assert "| `sweep_K/y` | no summary: it ended before its first step, or has not come to it |" in text
     assert "- **Runs:** 8, of which 6 finished;" in text
+    assert text.count("**How to read the tables.**") == 1
     assert "| 64 (default) | 3 of 4 | 45.00 ± 2.00 |" in text
     assert "| 32 | 3 of 4 | 42.00 ± 2.00 | 62.00 ± 2.00 | −3.00 ± 1.15 |" in text  # noqa: RUF001
     assert "```\npython src/train.py name=invented" in text
@@ -288,6 +289,13 @@ def test_bars_are_the_means_and_start_at_zero(tmp_path):
     assert {bar.get_y() for bar in axes.patches} == {0}
     assert axes.get_ylim()[0] == 0
     assert [text.get_text() for text in axes.texts] == ["no result"]
+
+
+def test_a_study_where_all_is_wrong_can_be_drawn_all_the_same(tmp_path):
+    write_run(tmp_path / "a", 0.0, values={"model.gradient": "none"})
+    write_run(tmp_path / "b", None, values={"model.gradient": "full"})
+    with styled():
+        assert len(to_bytes(bars(study_of(tmp_path)), "png")) > 5000  # matplotlib would warn of axes without room
 
 
 def test_the_map_of_iterations_shows_the_mean_of_each_evaluation(tmp_path):

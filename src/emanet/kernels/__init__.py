@@ -4,7 +4,7 @@
 both one PyTorch operator, ``choice`` says which runs. torch alone is needed; Triton, where it is used.
 """
 
-from emanet.kernels.attention import iterate, iterate_in_place, reconstruct
+from emanet.kernels.attention import iterate, iterate_in_place, reconstruct, reconstruct_in_place
 from emanet.kernels.choice import Backend, Kernel, pick
 from emanet.kernels.tiles import expectation_maximization_over_tiles
 
@@ -16,4 +16,5 @@ __all__ = [
     "iterate_in_place",
     "pick",
     "reconstruct",
+    "reconstruct_in_place",
 ]

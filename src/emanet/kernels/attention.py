@@ -54,3 +54,14 @@ def iterate_in_place(
         torch.div(z, EPS + z.sum(dim=1, keepdim=True), out=weights)
         mu = normalise(torch.bmm(x, weights)).to(x.dtype)
     return z, mu
+
+
+def reconstruct_in_place(
+    z: Float[Tensor, "b n k"], mu: Float[Tensor, "b c k"], pixels: Float[Tensor, "b c n"]
+) -> Float[Tensor, "b c n"]:
+    """Every pixel from the bases, ``mu z^T``, written over ``pixels`` where those lie in memory without gaps."""
+    if pixels.is_contiguous():
+        return torch.bmm(mu, z.transpose(1, 2), out=pixels)
+    if pixels.transpose(1, 2).is_contiguous():  # a product into strided memory may take 1000 times as long
+        return torch.bmm(z, mu.transpose(1, 2), out=pixels.transpose(1, 2)).transpose(1, 2)
+    return mu @ z.transpose(1, 2)

@@ -102,6 +102,7 @@ def iterations(x: Tensor, mu: Tensor, T: int, norm: str) -> tuple[Tensor, Tensor
             tk.finish_kernel[k, b](
                 sums, weights, bases, low, sums.shape[1], C=c, K=k, BLOCK_C=pad(c), NORM=norm, num_warps=4
             )
+        del sums, weights  # so that the next iteration's take their place
     return bases, before
 
 

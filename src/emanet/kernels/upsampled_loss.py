@@ -43,7 +43,7 @@ def upsampled_cross_entropy(
 
     Raises:
         ValueError: for another method, or ``triton`` where it cannot run.
-        IndexError, RuntimeError: for a label out of range; with Triton the loss is NaN, as nothing waits for the device.
+        IndexError, RuntimeError: for a label out of range; with Triton the loss is NaN, as nobody waits there.
     """
     method = pick_method(method, logits_low)
     if method == "blocks" and is_small(logits_low, mask):

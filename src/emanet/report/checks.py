@@ -20,7 +20,7 @@ def facts(study: Study) -> list[Fact]:
     runs = study.runs
     found = [
         ("Swept", swept_text(study)),
-        ("Data", told(runs, data_text)),
+        ("Data", told(study.finished or runs, data_text)),
         ("Network", settings_text(study, NETWORK)),
         ("Training", settings_text(study, TRAINING)),
         ("Runs", runs_text(study)),
@@ -113,7 +113,10 @@ def hardware_text(run: Run) -> str:
         return ""
     gpus = hardware.get("gpus") or []
     machine = ", ".join(f"{count}x {name}" for name, count in Counter(gpus).items())
-    machine = machine or f"{hardware.get('cpu')}, {hardware.get('threads')} threads of {hardware.get('cores')} cores"
+    threads = hardware.get("threads")
+    machine = (
+        machine or f"{hardware.get('cpu')}, {threads} thread{'s' * (threads != 1)} on {hardware.get('cores')} cores"
+    )
     return f"{machine}, {hardware['system']}" if hardware.get("system") else machine
 
 

@@ -12,7 +12,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from emanet.build import build_network
@@ -100,9 +100,17 @@ def overrides_of(run: Run) -> tuple[str, ...] | None:
         return None
     if len(words) < 2 or Path(words[1]).name != "train.py":
         return None
-    left_out = {"sweep", "resume", "study", "swept", *run.keys}
+    left_out = {"sweep", "resume", "study", "swept", "seed", *run.keys}
     given = [word for word in words[2:] if "=" in word and not word.startswith(("-", "hydra"))]
     return tuple(word for word in given if word.partition("=")[0].lstrip("+~") not in left_out)
+
+
+def meaning(cfg: DictConfig, key: str) -> Any:
+    """A value of a configuration, as a sweep would spell it."""
+    value = OmegaConf.select(cfg, key)
+    if key == "model.gradient" and value is None:
+        return "last" if cfg.model.head == "ham" else "none"
+    return value
 
 
 def default_settings(overrides: Sequence[str], keys: Sequence[str]) -> dict[str, Any]:
@@ -113,7 +121,7 @@ def default_settings(overrides: Sequence[str], keys: Sequence[str]) -> dict[str,
         else:
             with initialize_config_dir(CONF_DIR, version_base="1.3"):
                 cfg = compose("train", list(overrides))
-        return {key: OmegaConf.select(cfg, key) for key in keys}
+        return {key: meaning(cfg, key) for key in keys}
     except (HydraException, OmegaConfBaseException, EMANetError) as error:
         log.info("the default setting is not known: %s", str(error).splitlines()[0])
         return {}

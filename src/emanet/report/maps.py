@@ -38,7 +38,7 @@ def value_map(
     framed: set[tuple[int, int]],
 ) -> Figure:
     """A heat map of (mean, standard deviation) with the numbers in its cells."""
-    figure = new_figure(0.95 + 0.46 * len(rows), width=min(6.6, 1.9 + 0.72 * len(columns)))
+    figure = new_figure(max(2.3, 0.95 + 0.46 * len(rows)), width=min(6.6, 1.9 + 0.72 * len(columns)))
     axes = figure.add_subplot()
     image = axes.imshow([[mean for mean, _ in row] for row in table], cmap="cividis", aspect="auto")
     low, high = image.get_clim()

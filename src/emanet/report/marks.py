@@ -83,9 +83,9 @@ def places_of(values: Sequence[Number]) -> tuple[list[float], str]:
     return [float(index) for index in range(len(values))], " (not to scale)"
 
 
-def set_ticks(axes: Axes, places: Sequence[Number], labels: Sequence[str]) -> None:
-    """Ticks of a horizontal axis, at the values alone."""
-    slanted = sum(map(len, labels)) > 60
+def set_ticks(axes: Axes, places: Sequence[Number], labels: Sequence[str], *, room: int = 60) -> None:
+    """Ticks of a horizontal axis, at the values alone; slanted where there is no room for so many letters."""
+    slanted = sum(len(label) + 1 for label in labels) > room
     axes.set_xticks(
         list(places), list(labels), rotation=25 if slanted else 0, ha="right" if slanted else "center", minor=False
     )

@@ -27,15 +27,13 @@ from emanet.report.tables import (
 
 GENERATED = "*Made by `python src/report.py` from [{name}]({link}); not edited by hand.*"
 READING = (
-    f"mIoU and pixel accuracy in %: mean {PLUS_MINUS} standard deviation over the seeds (n {MINUS} 1), "
-    "which a single run does not have."
+    f"**How to read the tables.** mIoU and pixel accuracy in %: mean {PLUS_MINUS} standard deviation over the seeds "
+    f"(n {MINUS} 1), which a single run does not have. Difference to the default: paired over the seeds that both "
+    f"settings have, mean {PLUS_MINUS} standard error in points of mIoU; **bold** where its {100 * CONFIDENCE:.0f} % "
+    "interval (Student's t) leaves out 0. The intervals are not corrected for the number of settings: of twenty that are "
+    "in truth alike, one is bold by chance."
 )
-DIFFERENCES = (
-    f"Difference to the default: paired over the seeds that both settings have, mean {PLUS_MINUS} standard error in "
-    f"points of mIoU; **bold** where its {100 * CONFIDENCE:.0f} % interval (Student's t) leaves out 0. With many "
-    "settings some stand out by chance: the intervals are not corrected for that."
-)
-NO_DEFAULT = "The default setting is not among the runs, so no differences to it are given."
+NO_DEFAULT = "The default setting is not among the runs with a result, so no differences to it are given."
 COUNTED = "Costs are those of the head alone, for one image of {size}x{size} pixels (the training crop)."
 
 
@@ -54,6 +52,7 @@ class Section:
     title: str
     names: tuple[str, ...]  #: that notes may call it by
     blocks: tuple[str, ...]
+    compares: bool = False  #: whether it has a table of settings
 
 
 def study_section(study: Study, pictures: Sequence[Picture], table_link: str) -> Section:
@@ -65,27 +64,46 @@ def study_section(study: Study, pictures: Sequence[Picture], table_link: str) ->
     if cautions := warnings(study):
         blocks += ["\n".join(["> **Warning**", *(f"> - {one_line(text)}" for text in cautions)])]
     blocks += [figure_block(picture) for picture in pictures[:1]]
-    blocks += [study_table(study), f"{reading(study)} [CSV]({table_link})"]
+    blocks += [study_table(study), f"{reading(study)} [CSV]({table_link})".strip()]
     blocks += [figure_block(picture) for picture in pictures[1:]]
     if study.evaluated:
         blocks += ["The same trained networks, evaluated with other numbers of EM iterations:", iterations_table(study)]
     if study.unfinished:
         blocks += ["Without a result, and in no mean:", unfinished_table(study.unfinished)]
     names = (study.title, study.slug, study.name or study.experiment)
-    return Section(study.title, names, tuple(blocks))
+    return Section(study.title, names, tuple(blocks), compares=True)
 
 
 def reading(study: Study) -> str:
-    """How the table is to be read."""
-    parts = [READING]
-    if study.default:
-        parts.append(DIFFERENCES)
-    elif study.keys:
-        parts.append(NO_DEFAULT)
+    """What the differences come to, and what the costs count."""
+    parts = []
+    if study.keys:
+        parts.append(finding(study))
     sizes = {run.costs["size"] for run in study.runs if run.costs is not None}
     if varying_costs(study) and len(sizes) == 1:
         parts.append(COUNTED.format(size=sizes.pop()))
     return " ".join(parts)
+
+
+def finding(study: Study) -> str:
+    """Which settings differ from the default by more than the seeds' noise."""
+    default = study.default
+    if default is None or not default.finished:
+        return NO_DEFAULT
+    compared = [
+        (cell, difference) for cell in study.cells if cell is not default and (difference := cell.minus(default))
+    ]
+    measured = [(cell, difference) for cell, difference in compared if difference.se is not None]
+    if not measured:
+        return "No setting shares two seeds with the default, so nothing can be said of chance."
+    apart = [
+        f"{study.label(cell)} ({100 * difference.mean:+.2f})" for cell, difference in measured if difference.stands_out
+    ]
+    settings = f"Of {len(measured)} settings" if len(measured) > 1 else "Of one setting"
+    told = ", ".join(apart).replace("-", MINUS) if apart else "none"
+    return (
+        f"{settings} that can be compared with the default over two seeds or more, by more than chance differ: {told}."
+    )
 
 
 def figure_block(picture: Picture) -> str:
@@ -114,6 +132,7 @@ def markdown_page(title: str, source: tuple[str, str], sections: Sequence[Sectio
     parts = [f"# {title}", GENERATED.format(name=source[0], link=source[1])]
     parts += [notes[""]] if notes.get("") else []
     parts += [contents(sections)] if len(sections) > 1 else []
+    parts += [READING] if any(section.compares for section in sections) else []
     for section in sections:
         parts.append(f"## {section.title}")
         parts += [notes[section.title]] if section.title in notes else []

@@ -46,7 +46,7 @@ def curve(study: Study) -> Figure:
         panel.plot(places, values, "o-", color=INK, markersize=3.5)
         panel.set_ylim(0, 1.2 * max(value for value in values if not math.isnan(value)))
         panel.set_title(cost.title)
-        set_ticks(panel, places, labels if row == len(costs) - 1 else [""] * len(labels))
+        set_ticks(panel, places, labels if row == len(costs) - 1 else [""] * len(labels), room=28)
     if costs:
         panel.set_xlabel(short(study.keys[0]))
     legend_above(figure, usual_handles(study))
@@ -122,7 +122,7 @@ def bars(study: Study) -> Figure:
     cells = {tuple(map(shown, cell.values)): cell for cell in study.cells}
     groups = list(dict.fromkeys(setting[0] for setting in cells))
     series = list(dict.fromkeys(setting[1:] for setting in cells))  # of one setting () with one key alone
-    figure = new_figure(3.2, width=min(6.6, 2.2 + 0.75 * len(groups) * max(1.0, 0.7 * len(series))))
+    figure = new_figure(3.2, width=min(6.6, 2.8 + 0.75 * len(groups) * max(1.0, 0.7 * len(series))))
     axes = figure.add_subplot()
     width = 0.8 / len(series)
     colors = [color for color, _ in looks(len(series))]
@@ -151,7 +151,10 @@ def draw_bar(axes: Axes, place: Number, cell: Cell | None, width: float, color: 
     """Mean as a bar, with error bar and seeds; words where there is no result."""
     if cell is None or not cell.finished:
         if cell is not None:
-            axes.text(place, 1, "no result", rotation=90, ha="center", va="bottom", fontsize=7.5, color=GREY)
+            where: Any = ("data", "axes fraction")
+            axes.annotate(
+                "no result", (place, 0.02), xycoords=where, rotation=90, ha="center", fontsize=7.5, color=GREY
+            )
         return
     mean, sd = mean_and_sd(cell)
     edge = {"edgecolor": INK, "linewidth": 1.4} if is_default else {"edgecolor": "none"}

@@ -84,7 +84,7 @@ class CostColumn:
     def text(self, cell: Cell) -> str:
         """The same with three digits or more."""
         value = self.value(cell)
-        return "" if value is None else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+        return "" if value is None else f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
 
 
 def varying_costs(study: Study) -> list[CostColumn]:
@@ -111,7 +111,7 @@ def study_table(study: Study) -> str:
     for cell in study.cells:
         row = [shown(value) for value in cell.values] or [study.experiment]
         if cell is default:
-            row[0] += " (default)"
+            row[-1] += " (default)"
         finished, planned = len(cell.finished), len(cell.runs)
         row += [str(planned) if finished == planned else f"{finished} of {planned}"]
         row += [spread_text(cell.spread()), spread_text(cell.spread(scalar("val/pixel_accuracy")))]

@@ -4,13 +4,14 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from emanet.data import blue_marble
+from emanet.data import blue_marble, generated
 from emanet.data.blue_marble import CLASSES, PALETTE, TILE, BlueMarble, cut_tiles, prepare, read_sources
 from emanet.errors import DatasetError
 from emanet.metrics import confusion_matrix, scores_from_confusion
@@ -174,15 +175,15 @@ def test_a_missing_package_is_named_with_its_remedy_before_anything_is_written(
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("killed_in", ["write_tiles", "move"])
+@pytest.mark.parametrize(("module", "killed_in"), [(blue_marble, "write_tiles"), (generated, "move")])
 def test_a_killed_build_is_not_taken_for_whole_and_the_next_one_completes_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, band: dict[str, int], killed_in: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, band: dict[str, int], module: ModuleType, killed_in: str
 ) -> None:
-    real: Callable[..., None] = getattr(blue_marble, killed_in)
-    monkeypatch.setattr(blue_marble, killed_in, killed_after(real))
+    real: Callable[..., None] = getattr(module, killed_in)
+    monkeypatch.setattr(module, killed_in, killed_after(real))
     with pytest.raises(KeyboardInterrupt):
         prepare(tmp_path)
-    monkeypatch.setattr(blue_marble, killed_in, real)
+    monkeypatch.setattr(module, killed_in, real)
     assert not (tmp_path / "classes.txt").exists()
     prepare(tmp_path)
     assert counts(tmp_path) == band

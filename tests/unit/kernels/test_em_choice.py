@@ -136,6 +136,17 @@ def test_the_reconstruction_takes_no_memory_but_conv1s_output():
     assert storages == [True, False]
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_conv2_gets_the_layout_of_the_input(batch: int):
+    net, _ = units()
+    seen: list[tuple[int, ...]] = []
+    net.conv2[0].register_forward_pre_hook(lambda module, args: seen.append(args[0].stride()))
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        x = torch.randn(batch, 12, 5, 7).contiguous(memory_format=memory_format)
+        net(x)
+        assert seen.pop() == x.stride()
+
+
 def test_what_a_hook_kept_of_conv1_is_not_written_over():
     net, _ = units()
     kept: list[Tensor] = []

@@ -9,7 +9,7 @@ from emanet.kernels import iterate, reconstruct
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
-#: As a share of the largest value; see test_em_triton.py. In float32 the last term is TF32's, which is switched off here.
+#: As a share of the largest value, see test_em_triton.py; sums here have thousands of terms.
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 
 
@@ -83,7 +83,7 @@ def test_the_iterations_need_memory_for_sums_alone():
     start = torch.cuda.memory_allocated()
     iterate(x, mu, T=3, norm="l2", gradient="none")
     programs = torch.cuda.get_device_properties(0).multi_processor_count + 2
-    assert torch.cuda.max_memory_allocated() - start < 2 * programs * 512 * 64 * 4
+    assert torch.cuda.max_memory_allocated() - start < 1.5 * programs * 512 * 64 * 4
 
 
 def test_tiles_give_the_bases_of_the_whole_image():

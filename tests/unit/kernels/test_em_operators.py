@@ -17,6 +17,8 @@ from emanet.emau import EMAU, e_step, expectation_maximization, m_step
 from emanet.kernels import iterate, ops, reconstruct, reference
 from reference import numpy_e_step, numpy_em
 
+AUTO = torch.export.Dim.AUTO
+
 
 def problem(dtype: torch.dtype = torch.float64, *, channels_last: bool = False, grad: bool = False) -> list[Tensor]:
     """Pixels (2, 5, 7) and two sets of bases (2, 3, 5)."""
@@ -152,12 +154,15 @@ def test_torch_export_takes_the_operators_for_any_size():
         torch.testing.assert_close(program.module()(larger), net(larger))
 
 
-def test_an_exported_unit_is_plain_pytorch():
-    net, x = EMAU(6, K=3).eval(), torch.randn(2, 6, 4, 5)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_an_exported_unit_is_plain_pytorch_for_any_size(memory_format: torch.memory_format):
+    net, x = EMAU(6, K=3).eval(), torch.randn(2, 6, 4, 5).contiguous(memory_format=memory_format)
     with torch.no_grad():
-        program = torch.export.export(net, (x,))
+        program = torch.export.export(net, (x,), dynamic_shapes={"x": {0: AUTO, 2: AUTO, 3: AUTO}})
         assert not [node for node in program.graph.nodes if "emanet" in str(node.target)]
-        torch.testing.assert_close(program.module()(x)[0], net(x)[0])
+        for size in ((1, 6, 1, 1), (3, 6, 9, 7)):
+            other = torch.randn(size)
+            torch.testing.assert_close(program.module()(other)[0], net(other)[0])
 
 
 def test_the_finish_is_the_end_of_the_m_step():
