@@ -77,11 +77,14 @@ def expectation_maximization(
     return z, mu
 
 
-def as_image(y: Float[Tensor, "b c n"], height: int, width: int) -> Float[Tensor, "b c {height} {width}"]:
-    """Pixels as an image, without a copy; one whose channels lie next to each other says so (a plain view may not)."""
+def as_image(y: Float[Tensor, "b c n"], like: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """Pixels as an image of the size of another, without a copy.
+
+    One whose channels lie next to each other also says so: of a plain view of a single image, its strides do not.
+    """
     if y.stride(1) == 1:
-        return y.transpose(1, 2).unflatten(1, (height, width)).permute(0, 3, 1, 2)
-    return y.unflatten(2, (height, width))
+        return y.transpose(1, 2).unflatten(1, like.shape[2:]).permute(0, 3, 1, 2)
+    return y.unflatten(2, like.shape[2:])
 
 
 class EMAU(nn.Module):
@@ -190,7 +193,7 @@ class EMAU(nn.Module):
         """Return the attended features and each image's final bases; the stored bases stay as they are."""
         with self._grad_mode():
             y, mu = self.reestimate(self.conv1(x).flatten(2))
-        y = self.conv2(as_image(y, *x.shape[2:]))
+        y = self.conv2(as_image(y, like=x))
         y = y.add_(x) if y.dtype == x.dtype else y + x
         return torch.relu_(y), mu
 

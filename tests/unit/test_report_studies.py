@@ -11,7 +11,15 @@ from emanet.report.page import finding
 from emanet.report.runs import gather, with_defaults
 from emanet.report.spread import Difference, Spread
 from emanet.report.studies import Study, group
-from emanet.report.tables import cells_csv, difference_text, iterations_table, runs_csv, spread_text, study_table
+from emanet.report.tables import (
+    cells_csv,
+    difference_text,
+    iterations_changes,
+    iterations_table,
+    runs_csv,
+    spread_text,
+    study_table,
+)
 from fake_runs import write_run, write_sweep
 
 
@@ -212,6 +220,19 @@ def test_the_table_over_iterations_shows_each_evaluation(tmp_path: Path):
     header, *body = rows(iterations_table(study_of(tmp_path)))
     assert header == ["`T`", "T_eval=1", "T_eval=3", "T_eval=10"]
     assert body == [[T, "41.00 ± 1.41", "51.00 ± 1.41", "60.00 ± 0.00"] for T in ("1", "3")]
+
+
+def test_changes_by_iterations_are_paired_within_each_network(tmp_path: Path):
+    for seed, shift in enumerate((0.0, 0.2)):  # networks far apart, the same change in each
+        scores = {"1": 0.42 + shift - 0.001 * seed, "3": 0.40 + shift}
+        write_run(tmp_path / f"{seed}", 0.5, values={"model.T": 3}, seed=seed, evaluations=scores)
+    write_run(tmp_path / "T1", 0.5, values={"model.T": 1}, evaluations={"3": 0.5})
+    header, one, three = rows(iterations_changes(study_of(tmp_path)))
+    assert header == ["`T`", "T_eval=1", "T_eval=3"]
+    assert one == ["1", "", ""]
+    assert three == ["3", "**+1.95 ± 0.05**", ""]  # 2.0 and 1.9 points; half a tenth of a point of standard error
+    write_sweep(tmp_path / "K", "model.K", {8: (0.1,)}, study="K")
+    assert iterations_changes(study_of(tmp_path / "K")) == ""
 
 
 def test_csv_holds_shares_to_the_last_digit(tmp_path: Path):

@@ -205,7 +205,7 @@ def in_blocks(
         truth = Truth.of(mask[group], weights, ignore_index, dtype)
         low = logits_low[group].contiguous().to(dtype)
         found = by_rows(low, truth, losses[group], align_corners, with_gradient)
-        losses[group].neg_().mul_(truth.weights.squeeze(1)).masked_fill_(truth.ignored, 0)  # an infinite one too
+        losses[group].neg_().mul_(truth.weights.squeeze(1)).masked_fill_(truth.ignored, 0)  # NaN too
         if found is not None:
             gradient[group] = found
     return losses, gradient

@@ -18,6 +18,7 @@ from emanet.report.studies import Study
 from emanet.report.tables import (
     MINUS,
     PLUS_MINUS,
+    iterations_changes,
     iterations_table,
     one_line,
     study_table,
@@ -30,10 +31,14 @@ READING = (
     f"**How to read the tables.** mIoU and pixel accuracy in %: mean {PLUS_MINUS} standard deviation over the seeds "
     f"(n {MINUS} 1), which a single run does not have. Difference to the default: paired over the seeds that both "
     f"settings have, mean {PLUS_MINUS} standard error in points of mIoU; **bold** where its {100 * CONFIDENCE:.0f} % "
-    "interval (Student's t) leaves out 0. The intervals are not corrected for the number of settings: of twenty that are "
-    "in truth alike, one is bold by chance."
+    "interval (Student's t) leaves out 0. The intervals are not corrected for the number of settings: of twenty that "
+    "are in truth alike, one is bold by chance."
 )
 NO_DEFAULT = "The default setting is not among the runs with a result, so no differences to it are given."
+CHANGES = (
+    "What that changes, network by network, against as many iterations as in training: "
+    f"mean {PLUS_MINUS} standard error in points of mIoU, bold as above."
+)
 COUNTED = "Costs are those of the head alone, for one image of {size}x{size} pixels (the training crop)."
 
 
@@ -68,6 +73,8 @@ def study_section(study: Study, pictures: Sequence[Picture], table_link: str) ->
     blocks += [figure_block(picture) for picture in pictures[1:]]
     if study.evaluated:
         blocks += ["The same trained networks, evaluated with other numbers of EM iterations:", iterations_table(study)]
+        if changes := iterations_changes(study):
+            blocks += [CHANGES, changes]
     if study.unfinished:
         blocks += ["Without a result, and in no mean:", unfinished_table(study.unfinished)]
     names = (study.title, study.slug, study.name or study.experiment)

@@ -64,6 +64,12 @@ class Cell:
         shared = [seed for seed in ours if seed in theirs]
         return Difference(tuple(ours[seed] - theirs[seed] for seed in shared)) if shared else None
 
+    def change(self, metric: Metric, before: Metric) -> Difference | None:
+        """Paired difference of two quantities of the same runs; ``None`` where no run has both."""
+        pairs = [(metric(run), before(run)) for run in self.finished]
+        both = tuple(now - then for now, then in pairs if now is not None and then is not None)
+        return Difference(both) if both else None
+
     def cost(self, name: str) -> int | None:
         """A cost of the head: ``macs``, ``params`` or ``memory``."""
         return next((run.costs[name] for run in self.runs if run.costs is not None), None)

@@ -139,6 +139,19 @@ def iterations_table(study: Study) -> str:
     return markdown(header, rows, left=len(study.keys))
 
 
+def iterations_changes(study: Study) -> str:
+    """What other EM iterations in evaluation change against those of training; nothing for another study."""
+    if study.keys != ("model.T",):
+        return ""
+    header = ["`T`", *(f"T_eval={T}" for T in study.evaluated)]
+    rows = []
+    for cell in study.cells:
+        own = shown(cell.values[0])
+        changes = {T: cell.change(at_iterations(T), at_iterations(own)) for T in study.evaluated}
+        rows.append([own, *("" if own == T else difference_text(changes[T]) for T in study.evaluated)])
+    return markdown(header, rows)
+
+
 def unfinished_table(runs: Iterable[Run]) -> str:
     """Runs without a result, and why."""
     return markdown(["run", "reason"], [[f"`{run.name}`", cut(str(run.reason))] for run in runs], left=2)

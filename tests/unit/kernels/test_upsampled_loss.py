@@ -1,0 +1,277 @@
+"""Cross-entropy of upsampled logits in blocks, against PyTorch's interpolation and cross-entropy."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from emanet.complexity import LiveMemory
+from emanet.kernels import upsampled_loss
+from emanet.kernels.upsampled_loss import (
+    in_blocks,
+    launcher,
+    obstacle,
+    pick_method,
+    row_blocks,
+    taps,
+    upsampled_cross_entropy,
+    upsampled_loss_op,
+    upsampled_losses,
+)
+from loss_cases import CASES, Case, inputs, reference, run
+
+SIZES = [
+    ((5, 7), (33, 49)),  # an input row every 8 output rows
+    ((5, 7), (34, 50)),
+    ((9, 8), (5, 4)),
+    ((1, 1), (7, 9)),
+    ((4, 1), (4, 20)),
+    ((5, 7), (5, 7)),
+]
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several blocks even of little: at most two output rows of a block's images, and nothing at once."""
+    monkeypatch.setattr(upsampled_loss, "SMALL", 0)
+    monkeypatch.setattr(upsampled_loss, "BLOCK", 400)
+
+
+def example(dtype: torch.dtype = torch.float64, **options) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits that ask for a gradient, a mask with ignored pixels, class weights."""
+    low, mask, weights = inputs(Case(4, (5, 7), (33, 49), b=3, weighted=True, **options))
+    assert weights is not None
+    return low.to(dtype).requires_grad_(), mask, weights.to(dtype)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize(("low", "size"), SIZES)
+def test_losses_and_gradient_equal_pytorchs_in_float64(small_blocks, low, size, align_corners: bool, weighted: bool):
+    case = Case(4, low, size, align_corners, b=3, weighted=weighted)
+    logits, mask, weights = inputs(case)
+    logits = logits.double().requires_grad_()
+    options = {"align_corners": align_corners, "class_weights": weights}
+    total = upsampled_cross_entropy(logits, mask, **options)
+    (gradient,) = torch.autograd.grad(total, logits)
+    expected = reference(logits, mask, weights, align_corners)
+    torch.testing.assert_close(total, expected["total"], rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradient, expected["gradient"], rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(upsampled_losses(logits, mask, **options), expected["losses"], rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_losses_and_gradient_in_float32_and_below_equal_float64_up_to_rounding(small_blocks, name: str):
+    case = CASES[name]
+    low, mask, weights = inputs(case)
+    got = run(case, "blocks")
+    for key, expected in reference(low, mask, weights, case.align_corners).items():
+        # 2^-24 times a few operations and the root of some hundred summands; a 16-bit gradient is rounded once
+        eps = torch.finfo(case.dtype if key == "gradient" else torch.float32).eps
+        scale = max(1e-3, expected.abs().max().item())
+        torch.testing.assert_close(got[key].double(), expected, rtol=0, atol=max(2e-6, eps) * scale)
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_the_gradient_equals_finite_differences(small_blocks, align_corners: bool):
+    low, mask, weights = inputs(Case(3, (2, 3), (9, 11), b=2, weighted=True))
+
+    def loss(low: Tensor) -> Tensor:
+        return upsampled_cross_entropy(low, mask, align_corners=align_corners, class_weights=weights)
+
+    assert torch.autograd.gradcheck(loss, low.double().requires_grad_())
+
+
+def test_the_gradient_is_scaled_by_what_comes_after(small_blocks):
+    low, mask, _ = example()
+    total = upsampled_cross_entropy(low, mask, align_corners=True)
+    (once,) = torch.autograd.grad(total, low, retain_graph=True)
+    (scaled,) = torch.autograd.grad(total * -2.5 + 1, low)
+    torch.testing.assert_close(scaled, -2.5 * once)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_computed_in_float32_and_the_gradient_rounded_once(small_blocks, dtype: torch.dtype):
+    low, mask, weights = example(dtype)
+    wide = low.detach().float().requires_grad_()
+    results = []
+    for logits in (low, wide):
+        total = upsampled_cross_entropy(logits, mask, align_corners=True, class_weights=weights.float())
+        results.append((total, torch.autograd.grad(total * 0.25, logits)[0]))
+    (half_total, half), (total, gradient) = results
+    assert torch.equal(half_total, total)
+    assert torch.equal(half, gradient.to(dtype))
+
+
+def test_a_float16_gradient_is_rounded_after_its_scale(small_blocks):
+    """A gradient that float16 alone would round to 0 survives the scale of mixed precision."""
+    low = torch.tensor([[[[20.0]], [[0.0]]]], dtype=torch.float16, requires_grad=True)
+    total = upsampled_cross_entropy(low, torch.zeros(1, 2, 2, dtype=torch.int64), align_corners=True)
+    (total * 2.0**24).backward()
+    expected = 4 * torch.sigmoid(torch.tensor(-20.0, dtype=torch.float64)).item() * 2**24
+    assert low.grad[0, 1].item() == pytest.approx(expected, rel=1e-3)
+    assert torch.tensor(expected / 2**24).half() == 0
+
+
+def test_neither_autocast_nor_matmul_precision_change_a_bit(small_blocks):
+    low, mask, weights = example(torch.float32)
+    results = []
+    for precision, autocast in (("highest", False), ("medium", False), ("highest", True)):
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(precision)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            total = upsampled_cross_entropy(low, mask, align_corners=False, class_weights=weights)
+        results.append((total, torch.autograd.grad(total, low)[0]))
+        torch.set_float32_matmul_precision(before)
+    for total, gradient in results[1:]:
+        assert torch.equal(total, results[0][0])
+        assert torch.equal(gradient, results[0][1])
+
+
+def test_the_layout_of_the_logits_changes_nothing(small_blocks):
+    low, mask, _ = example(torch.float32)
+    expected = upsampled_cross_entropy(low, mask, align_corners=True)
+    (gradient,) = torch.autograd.grad(expected, low)
+    padded = F.pad(low.detach(), (1, 2, 3, 4))[:, :, 3:-4, 1:-2]
+    for other in (low.detach().contiguous(memory_format=torch.channels_last), padded):
+        leaf = other.requires_grad_()
+        total = upsampled_cross_entropy(leaf, mask, align_corners=True)
+        assert torch.equal(total, expected)
+        assert torch.equal(torch.autograd.grad(total, leaf)[0], gradient)
+
+
+def test_the_size_of_the_blocks_changes_the_result_by_rounding_alone(monkeypatch: pytest.MonkeyPatch):
+    low, mask, weights = example()
+    totals = []
+    for small, block in ((2**20, 2**19), (0, 2**19), (0, 1), (0, 3000)):
+        monkeypatch.setattr(upsampled_loss, "SMALL", small)
+        monkeypatch.setattr(upsampled_loss, "BLOCK", block)
+        total = upsampled_cross_entropy(low, mask, align_corners=True, class_weights=weights)
+        totals.append((total.detach(), torch.autograd.grad(total, low)[0]))
+    for total, gradient in totals[1:]:
+        torch.testing.assert_close(total, totals[0][0], rtol=1e-13, atol=0)
+        torch.testing.assert_close(gradient, totals[0][1], rtol=1e-12, atol=1e-14)
+
+
+def test_nothing_is_lost_without_a_gradient(small_blocks):
+    low, mask, _ = example()
+    with torch.no_grad():
+        total = upsampled_cross_entropy(low, mask, align_corners=True)
+    assert not total.requires_grad
+    torch.testing.assert_close(total, reference(low, mask, None, True)["total"])
+    assert not upsampled_losses(low, mask, align_corners=True).requires_grad
+
+
+def test_another_ignore_label_is_respected(small_blocks):
+    low, mask, _ = example(ignored=0.0)
+    total = upsampled_cross_entropy(low, mask, align_corners=True, ignore_index=2)
+    torch.testing.assert_close(total, reference(low, mask.masked_fill(mask == 2, 255), None, True)["total"])
+
+
+def test_nan_logits_are_nan_losses_of_labelled_pixels_alone_as_in_pytorch(small_blocks):
+    low, mask, _ = example()
+    with torch.no_grad():
+        low[0, 1, 0, 0] = torch.nan
+    losses = upsampled_losses(low, mask, align_corners=True)
+    assert losses.isnan().any()
+    assert not losses[mask == 255].any()
+    torch.testing.assert_close(losses, reference(low, mask, None, True)["losses"], equal_nan=True)
+
+
+@pytest.mark.parametrize("label", [4, 254, -1])
+def test_a_label_out_of_range_is_an_error(small_blocks, label: int):
+    low, mask, _ = example()
+    mask[1, 2, 3] = label
+    with pytest.raises(RuntimeError, match=f"index {label} is out of bounds"):
+        upsampled_cross_entropy(low, mask, align_corners=True)
+
+
+def test_the_operator_is_one_that_compilers_take(small_blocks):
+    low, mask, weights = example()
+    for arguments in ((weights, True, 255, "blocks", True), (None, False, 255, "blocks", False)):
+        torch.library.opcheck(upsampled_loss_op, (low.detach(), mask, *arguments), test_utils=("test_schema",))
+        torch.library.opcheck(upsampled_loss_op, (low.detach(), mask, *arguments), test_utils=("test_faketensor",))
+    compiled = torch.compile(upsampled_cross_entropy.__wrapped__, fullgraph=True, backend="aot_eager")
+    total = compiled(low, mask, align_corners=True)
+    expected = upsampled_cross_entropy(low, mask, align_corners=True)
+    assert torch.equal(total, expected)
+    assert torch.equal(torch.autograd.grad(total, low)[0], torch.autograd.grad(expected, low)[0])
+
+
+def test_memory_is_under_a_fifth_of_that_of_interpolating_first():
+    low, mask, _ = inputs(Case(59, (65, 65), (513, 513), b=1))
+    with LiveMemory(low, mask) as live:
+        before = live.peak
+        leaf = low.requires_grad_()
+        logits = F.interpolate(leaf, size=(513, 513), mode="bilinear", align_corners=True)
+        F.cross_entropy(logits, mask, ignore_index=255, reduction="sum").backward()
+        naive = live.peak - before
+    del logits
+    with LiveMemory(low, mask) as live:
+        before = live.peak
+        in_blocks(low.detach(), mask, None, True, 255, True)
+        ours = live.peak - before
+    assert naive > 3 * 59 * 513 * 513 * 4
+    assert ours < naive / 5
+
+
+def test_taps_by_hand():
+    first, share = taps(3, 5, True, torch.float64)
+    assert (first.tolist(), share.tolist()) == ([0, 0, 1, 1, 2], [0, 0.5, 0, 0.5, 0])
+    first, share = taps(2, 4, False, torch.float64)  # positions -0.25 (moved to 0), 0.25, 0.75, 1.25
+    assert (first.tolist(), share.tolist()) == ([0, 0, 0, 1], [0, 0.25, 0.75, 0.25])
+
+
+@pytest.mark.parametrize("limit", [1, 3, 100])
+def test_blocks_of_rows_cover_each_row_once_between_the_same_input_rows(limit: int):
+    first, _ = taps(5, 34, False, torch.float64)
+    blocks = row_blocks(first.tolist(), 5, limit=limit)
+    assert [row for block in blocks for row in range(block.start, block.stop)] == list(range(34))
+    for start, stop, above, below in blocks:
+        assert stop - start <= limit
+        assert set(first[start:stop].tolist()) == {above}
+        assert below == min(above + 1, 4)
+
+
+class OnCuda:
+    """What the choice looks at, of logits on a GPU."""
+
+    is_cuda = True
+    device = torch.device("cuda")
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+
+class Launcher:
+    """A launcher of kernels on a machine with a GPU."""
+
+    INTERPRETED = False
+
+
+def test_auto_is_triton_on_cuda_and_blocks_elsewhere(monkeypatch: pytest.MonkeyPatch):
+    pick = pick_method.__wrapped__
+    monkeypatch.setattr(upsampled_loss, "obstacle", obstacle.__wrapped__)
+    monkeypatch.setattr(upsampled_loss, "_launchers", [Launcher])
+    on_cuda = OnCuda(torch.bfloat16)
+    assert [pick(name, on_cuda) for name in ("auto", "triton", "blocks")] == ["triton", "triton", "blocks"]
+    assert pick("auto", OnCuda(torch.float64)) == "blocks"
+    assert [pick(name, torch.zeros(1)) for name in ("auto", "blocks")] == ["blocks", "blocks"]
+    with pytest.raises(ValueError, match="upsample=triton cannot run here: it computes in float32, got float64 logits"):
+        pick("triton", OnCuda(torch.float64))
+    with pytest.raises(ValueError, match="it needs a CUDA device, got logits on cpu; set upsample=auto"):
+        pick("triton", torch.zeros(1))
+    monkeypatch.setattr(upsampled_loss, "_launchers", [None])
+    assert pick("auto", on_cuda) == "blocks"
+    with pytest.raises(ValueError, match="it needs the package triton, which is not installed"):
+        pick("triton", on_cuda)
+
+
+def test_another_method_is_refused():
+    with pytest.raises(ValueError, match="takes one of auto, triton, blocks, got 'full'"):
+        pick_method("full", torch.zeros(1))
+
+
+def test_the_launcher_is_found_where_triton_is():
+    pytest.importorskip("triton")
+    assert launcher().launch
