@@ -96,6 +96,7 @@ def test_unknown_keys_and_wrong_types_are_refused_at_composition_by_name(overrid
         ("model.bn_momentum=2", "model.bn_momentum must be a share, 0..1, got 2"),
         ("trainer.max_steps=0", "trainer.max_steps must be at least 1, got 0"),
         ("trainer.precision=8", "trainer.precision must be one of auto"),
+        ("loss.upsample=half", "loss.upsample must be one of auto, triton, blocks, full, got 'half'"),
         ("loss.reduction=mean", "all_pixels, valid_pixels, got 'mean'"),
         ("dataset.batch_size=0", "dataset.batch_size must be at least 1, got 0"),
         ("dataset.scales=[]", "dataset.scales must be a list of positive numbers"),

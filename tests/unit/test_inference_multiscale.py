@@ -180,6 +180,7 @@ def test_resizing_to_the_same_size_returns_the_very_tensor(image):
         ({"window": 0}, "window must be at least 1 pixel, or null for whole images, got 0"),
         ({"window": 10, "stride": 11}, r"stride must lie in 1..window=10 .*, got 11"),
         ({"stride": 5}, "1..window=None"),
+        ({"upsample": "half"}, "upsample must be one of auto, full, got 'half'"),
     ],
 )
 def test_senseless_values_are_refused(options, message):
@@ -199,3 +200,46 @@ def test_the_confusion_of_multi_scale_predictions_gives_torchmetrics_miou(net, i
     ours.update(prediction, truth)
     theirs = MulticlassJaccardIndex(CLASSES, average="macro", ignore_index=255)
     assert ours.compute().miou.item() == pytest.approx(theirs(prediction, truth).item(), abs=1e-6)
+
+
+class LowNet(nn.Module):
+    """Logits at the stride, upsampled unless asked not to."""
+
+    output_stride = 8
+
+    def __init__(self, *, classes: int, align_corners: bool, channels_last: bool) -> None:
+        super().__init__()
+        self.align_corners = align_corners
+        self.format = torch.channels_last if channels_last else torch.contiguous_format
+        self.conv = nn.Conv2d(3, classes, 3, stride=8, padding=1)
+        self.lows: list[bool] = []
+
+    def forward(self, image: Tensor, low: bool = False) -> Tensor:
+        self.lows.append(low)
+        logits = self.conv(image).contiguous(memory_format=self.format)
+        if low:
+            return logits
+        size = image.shape[-2:]
+        return nn.functional.interpolate(logits, size=size, mode="bilinear", align_corners=self.align_corners)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize("options", [{}, {"scales": MULTI, "flip": True}, {"window": 500}])
+def test_upsampling_in_blocks_changes_no_bit(options: dict, align_corners: bool, channels_last: bool):
+    net = LowNet(classes=9, align_corners=align_corners, channels_last=channels_last).eval()
+    image = torch.randn(2, 3, 137, 180)
+    full, blocks = (Inference(**options, upsample=upsample) for upsample in ("full", "auto"))
+    expected = full.predict(net, image), full.probabilities(net, image)
+    assert not any(net.lows)
+    net.lows.clear()
+    assert torch.equal(blocks.predict(net, image), expected[0])
+    assert torch.equal(blocks.probabilities(net, image), expected[1])
+    assert all(net.lows)
+
+
+def test_windows_and_networks_without_low_resolution_logits_are_upsampled_as_they_were(net, image):
+    low = LowNet(classes=9, align_corners=True, channels_last=False).eval()
+    Inference(window=17).predict(low, torch.randn(1, 3, 40, 40))
+    assert not any(low.lows)
+    assert torch.equal(PLAIN.predict(net, image), predict_logits(net, image).argmax(1))

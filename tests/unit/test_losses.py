@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from emanet.losses import hard_pixels, loss_terms, segmentation_loss
+from emanet.kernels import upsampled_loss
+from emanet.losses import hard_pixels, loss_terms, segmentation_loss, upsampled_loss_terms
 
 
 def example(ignored: float = 0.3) -> tuple[Tensor, Tensor]:
@@ -102,3 +103,59 @@ def test_mining_never_keeps_an_ignored_pixel():
     keep = hard_pixels(logits, mask, ignore_index=255, threshold=0.5, min_kept=10_000)
     assert keep.any()
     assert torch.equal(keep, mask != 255)
+
+
+OPTIONS = [
+    {},
+    {"reduction": "valid_pixels"},
+    {"class_weights": [1.0, 0.5, 2.0, 4.0]},
+    {"reduction": "valid_pixels", "class_weights": [1.0, 0.5, 2.0, 0.0]},
+    {"ohem_threshold": 0.4, "ohem_min_kept": 1},
+    {"ohem_threshold": 0.01, "ohem_min_kept": 300, "class_weights": [1.0, 0.5, 2.0, 4.0]},
+    {"ignore_index": 2},
+]
+
+
+def low_example(options: dict) -> tuple[Tensor, Tensor, dict]:
+    """Logits at an eighth of the mask's resolution, and the options with weights as a tensor."""
+    low = torch.randn(2, 4, 4, 5, dtype=torch.float64, requires_grad=True)
+    mask = torch.randint(0, 4, (2, 25, 33))
+    mask[torch.rand(mask.shape) < 0.3] = options.get("ignore_index", 255)
+    weights = options.get("class_weights")
+    return low, mask, options | ({"class_weights": torch.tensor(weights, dtype=torch.float64)} if weights else {})
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_upsampling_with_the_loss_equals_upsampling_first(
+    options: dict, align_corners: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(upsampled_loss, "SMALL", 0)
+    monkeypatch.setattr(upsampled_loss, "BLOCK", 300)
+    low, mask, options = low_example(options)
+    logits = F.interpolate(low, size=(25, 33), mode="bilinear", align_corners=align_corners)
+    expected = loss_terms(logits, mask, **options)
+    (gradient,) = torch.autograd.grad(expected.total, low)
+    for upsample in ("auto", "blocks", "full"):
+        got = upsampled_loss_terms(low, mask, align_corners=align_corners, upsample=upsample, **options)
+        torch.testing.assert_close(got.total, expected.total, rtol=1e-12, atol=0)
+        assert torch.equal(got.denominator, expected.denominator)
+        torch.testing.assert_close(torch.autograd.grad(got.total, low)[0], gradient, rtol=1e-11, atol=1e-13)
+
+
+def test_full_upsampling_is_that_of_the_network_to_the_last_bit():
+    low, mask, _ = low_example({})
+    logits = F.interpolate(low.float(), size=(25, 33), mode="bilinear", align_corners=True)
+    got = upsampled_loss_terms(low.float(), mask, align_corners=True, upsample="full")
+    assert torch.equal(got.total, loss_terms(logits, mask).total)
+
+
+@pytest.mark.parametrize("options", [{}, {"reduction": "valid_pixels"}, {"ohem_threshold": 0.7}])
+def test_without_any_label_the_upsampled_loss_and_its_gradient_are_zero(options: dict, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(upsampled_loss, "SMALL", 0)
+    low, mask, _ = low_example({})
+    total, count = upsampled_loss_terms(low, torch.full_like(mask, 255), align_corners=True, **options)
+    (gradient,) = torch.autograd.grad(total, low)
+    assert total == 0
+    assert not gradient.any()
+    assert count == (0 if options else mask.numel())

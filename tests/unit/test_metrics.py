@@ -136,3 +136,22 @@ def test_scores_are_named_as_the_loggers_take_them():
     }
     with pytest.raises(ValueError, match="zip"):
         metrics.named_scores(["sky"])
+
+
+@pytest.mark.parametrize("ignore_index", [-1, -100, 4, 6, 1000, 1024, 10**9])
+def test_every_ignore_label_gives_the_same_counts(ignore_index: int):
+    (prediction, mask), *_ = random_batches(4, 4)
+    expected = confusion_matrix(prediction, mask, 4)
+    other = mask.masked_fill(mask == 255, ignore_index)
+    assert torch.equal(confusion_matrix(prediction, other, 4, ignore_index=ignore_index), expected)
+    assert expected.sum() == (mask != 255).sum()
+    other[0, 0, 0] = 5
+    with pytest.raises(ValueError, match=f"be {ignore_index} .ignored. .* got true labels from 0 to 5"):
+        confusion_matrix(prediction, other, 4, ignore_index=ignore_index)
+
+
+def test_labels_of_16_bits_are_counted_in_64():
+    (prediction, mask), *_ = random_batches(200, 200)  # 200 * 255 needs 16 bits and a sign
+    small = confusion_matrix(prediction.short(), mask.short(), 200)
+    assert small.dtype == torch.int64
+    assert torch.equal(small, confusion_matrix(prediction, mask, 200))

@@ -110,6 +110,19 @@ def test_the_normalised_mean_enters_the_moving_average():
     torch.testing.assert_close(norms, torch.ones_like(norms))
 
 
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_logits_before_upsampling_are_those_that_are_upsampled(align_corners: bool):
+    net = MMSegEMANet(4, backbone="resnet18", channels=8, K=3, dropout=0.0, align_corners=align_corners)
+    image = torch.randn(2, 3, 33, 33)
+    expected = net.eval()(image)
+    up = nn.functional.interpolate(net(image, low=True), (33, 33), mode="bilinear", align_corners=align_corners)
+    assert torch.equal(up, expected)
+    logits, _, auxiliary = net.train()(image, return_bases=True)
+    for full, low in zip((logits, auxiliary), net(image, return_bases=True, low=True)[::2], strict=True):
+        up = nn.functional.interpolate(low, (33, 33), mode="bilinear", align_corners=align_corners)
+        assert torch.equal(up, full)
+
+
 def test_gradients_reach_the_auxiliary_head_and_not_conv1():
     net = MMSegEMANet(3, backbone="resnet26", channels=16, K=4).train()
     logits, _, auxiliary = net(torch.randn(2, 3, 33, 33), return_bases=True)

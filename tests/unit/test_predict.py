@@ -318,7 +318,7 @@ def test_a_broken_file_is_reported_and_the_rest_goes_on(predictor, tmp_path, cap
 
 def test_a_failing_network_is_reported_and_says_what_to_do_when_memory_runs_out(tmp_path, caplog):
     class Full(EMANet):
-        def forward(self, image, return_bases=False):
+        def forward(self, image, return_bases=False, **options):
             raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
 
     full = Predictor(Full(len(NAMES), **OPTIONS), class_names=NAMES, palette=PALETTE, **STATISTICS, device="cpu")

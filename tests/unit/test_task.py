@@ -7,7 +7,9 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from emanet.kernels import upsampled_loss
 from emanet.losses import segmentation_loss
+from emanet.mmseg import MMSegEMANet
 from emanet.task import SegmentationTask
 from tiny import CLASSES, NAMES, RecordingTask, assert_same, fit, joined, loader, tiny_batch, tiny_net
 
@@ -57,6 +59,25 @@ def test_loss_gradients_and_bases_of_a_step_are_those_of_plain_pytorch(reduction
         if parameter.requires_grad:
             torch.testing.assert_close(task.gradients[0][name], parameter.grad, rtol=1e-9, atol=1e-13)
     torch.testing.assert_close(task.net.emau.mu, 0.9 * start + 0.1 * mu.mean(0, keepdim=True))
+
+
+def mmseg_net() -> MMSegEMANet:
+    """A network with corners that are not aligned, and an auxiliary head."""
+    torch.manual_seed(0)
+    return MMSegEMANet(CLASSES, backbone="resnet18", output_stride=16, channels=8, K=3, dropout=0.0)
+
+
+@pytest.mark.parametrize("build", [tiny_net, mmseg_net])
+def test_upsampling_with_the_loss_trains_as_upsampling_first(build, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(upsampled_loss, "SMALL", 0)
+    monkeypatch.setattr(upsampled_loss, "BLOCK", 1000)
+    results = []
+    for upsample in ("full", "auto"):
+        task = RecordingTask(build(), upsample=upsample)
+        fit(task, [tiny_batch(2, ignored=0.3), tiny_batch(1, seed=1)])
+        assert len(task.losses) == 2
+        results.append(task.result())
+    assert_same(*results)
 
 
 def test_the_first_step_moves_each_group_by_its_own_rate():
