@@ -110,7 +110,7 @@ class EMAU(nn.Module):
             ``conv1`` or to the input, which is reached through the residual alone), ``last`` or ``full``.
         renormalise: apply ``norm`` again after each moving-average update (the authors do not, so their stored bases
             have norms below 1).
-        kernel: what computes the iterations. ``auto``: Triton for 16-bit pixels on CUDA; on a CPU, where no gradient is
+        kernel: what computes the iterations. ``auto``: on a CPU, where no gradient is
             asked for, plain PyTorch without temporaries, equal to the last bit; else plain PyTorch. ``torch``: plain
             PyTorch. ``triton``: the kernels, refused where they cannot run; they differ in rounding alone (sums, and
             the bases between iterations, are float32).

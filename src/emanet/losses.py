@@ -71,8 +71,8 @@ def upsampled_loss_terms(
         mask: true classes at the size of the image.
         align_corners: of the interpolation.
         upsample: ``full`` interpolates first and keeps logits of the mask's size; ``blocks`` and ``triton`` never hold
-            them (:mod:`emanet.kernels.upsampled_loss`) and differ in rounding alone; ``auto`` is Triton on CUDA and
-            blocks elsewhere.
+            them (:mod:`emanet.kernels.upsampled_loss`) and differ in rounding alone; ``auto`` is blocks, and
+            Triton on CUDA once that is proven there.
         reduction, ignore_index, class_weights, ohem_threshold, ohem_min_kept: see :func:`loss_terms`.
     """
     if upsample == "full":

@@ -11,6 +11,8 @@ Backend = Literal["torch", "in_place", "triton"]  # what runs
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 MOST_CHANNELS = 1024
 MOST_BASES = 256
+#: Whether ``auto`` takes the Triton kernels: not before tests/unit/kernels/test_em_cuda.py has passed on a GPU.
+PROVEN_ON_CUDA = False
 
 _launchers: list[Any] = []  # filled on first use: Triton takes a while to import, and is on Linux alone
 
@@ -43,10 +45,10 @@ def obstacle(x: Tensor, k: int) -> str | None:
 def pick(kernel: Kernel, x: Tensor, k: int) -> Backend:
     """What computes pixels (b, c, n) with ``k`` bases.
 
-    ``auto`` is the fastest that is exact up to the rounding of the pixels' type: Triton for 16-bit pixels on CUDA (of
-    float32 pixels cuBLAS is the better reader), and no temporaries on a CPU where no gradient is asked for. In an
-    exported program it is plain PyTorch, since the operators run only where this package is imported: ask for
-    ``triton`` to export them all the same.
+    ``auto`` is the fastest that is exact up to the rounding of the pixels' type: Triton for 16-bit pixels on CUDA
+    once ``PROVEN_ON_CUDA`` (of float32 pixels cuBLAS is the better reader), and no temporaries on a CPU where no
+    gradient is asked for. In an exported program it is plain PyTorch, since the operators run only where this package
+    is imported: ask for ``triton`` to export them all the same.
 
     Raises:
         ValueError: for ``kernel="triton"`` where the kernels cannot run.
@@ -58,7 +60,7 @@ def pick(kernel: Kernel, x: Tensor, k: int) -> Backend:
         return "triton"
     if kernel == "torch" or torch.jit.is_tracing() or is_exporting():
         return "torch"
-    if x.is_cuda and x.element_size() == 2 and obstacle(x, k) is None:
+    if PROVEN_ON_CUDA and x.is_cuda and x.element_size() == 2 and obstacle(x, k) is None:
         return "triton"
     eager = not (torch.compiler.is_compiling() or torch.is_grad_enabled())
     return "in_place" if eager and x.device.type == "cpu" else "torch"

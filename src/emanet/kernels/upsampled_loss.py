@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 Method = Literal["auto", "triton", "blocks"]
+PROVEN_ON_CUDA = False  #: whether ``auto`` takes the Triton kernels: not before they have run on a GPU
 
 BLOCK = 2**19  # logits in a block: 2 MB in float32
 SMALL = 2**20  # logits that are interpolated all at once
@@ -39,7 +40,8 @@ def upsampled_cross_entropy(
         align_corners: of the bilinear interpolation, as in ``F.interpolate``.
         ignore_index: label without loss.
         class_weights: weight of each class's loss, or ``None`` for 1.
-        method: ``triton`` (CUDA, up to float32), ``blocks`` (PyTorch, any device), or ``auto``: Triton where it runs.
+        method: ``triton`` (CUDA, up to float32), ``blocks`` (PyTorch, any device), or ``auto``: blocks, until Triton
+            has been proven on a GPU.
 
     Raises:
         ValueError: for another method, or ``triton`` where it cannot run.
@@ -95,6 +97,8 @@ def pick_method(name: str, logits: Tensor) -> str:
     reason = obstacle(logits) if name == "triton" or logits.is_cuda else "it needs a CUDA device"
     if name == "triton" and reason is not None:
         raise ValueError(f"upsample=triton cannot run here: {reason}; set upsample=auto or upsample=blocks")
+    if name == "auto" and not PROVEN_ON_CUDA:
+        return "blocks"
     return "blocks" if name == "blocks" or reason is not None else "triton"
 
 

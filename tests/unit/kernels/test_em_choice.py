@@ -50,9 +50,12 @@ def plain_pick(monkeypatch: pytest.MonkeyPatch):
         ("triton", torch.float32, 512, 64, "triton"),
     ],
 )
-def test_on_cuda_16_bit_pixels_go_to_triton_unless_told_otherwise(
-    plain_pick, kernel: str, dtype: torch.dtype, channels: int, k: int, expected: str
+def test_on_cuda_16_bit_pixels_go_to_triton_once_it_is_proven_unless_told_otherwise(
+    plain_pick, monkeypatch, kernel: str, dtype: torch.dtype, channels: int, k: int, expected: str
 ):
+    if kernel == "auto":
+        assert plain_pick(kernel, OnCuda(dtype, channels), k) == "torch"
+    monkeypatch.setattr(choice, "PROVEN_ON_CUDA", True)
     assert plain_pick(kernel, OnCuda(dtype, channels), k) == expected
 
 

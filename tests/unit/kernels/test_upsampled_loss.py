@@ -249,11 +249,13 @@ class Launcher:
     INTERPRETED = False
 
 
-def test_auto_is_triton_on_cuda_and_blocks_elsewhere(monkeypatch: pytest.MonkeyPatch):
+def test_auto_is_blocks_and_on_cuda_triton_once_that_is_proven(monkeypatch: pytest.MonkeyPatch):
     pick = pick_method.__wrapped__
     monkeypatch.setattr(upsampled_loss, "obstacle", obstacle.__wrapped__)
     monkeypatch.setattr(upsampled_loss, "_launchers", [Launcher])
     on_cuda = OnCuda(torch.bfloat16)
+    assert pick("auto", on_cuda) == "blocks"
+    monkeypatch.setattr(upsampled_loss, "PROVEN_ON_CUDA", True)
     assert [pick(name, on_cuda) for name in ("auto", "triton", "blocks")] == ["triton", "triton", "blocks"]
     assert pick("auto", OnCuda(torch.float64)) == "blocks"
     assert [pick(name, torch.zeros(1)) for name in ("auto", "blocks")] == ["blocks", "blocks"]
