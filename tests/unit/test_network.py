@@ -65,6 +65,16 @@ def test_features_of_a_size_one_modulo_the_stride_keep_the_corners():
     torch.testing.assert_close(net(image)[..., ::16, ::16], logits_low, rtol=1e-4, atol=1e-5)
 
 
+def test_logits_before_upsampling_are_those_that_are_upsampled():
+    net = tiny_net().eval()
+    image = torch.randn(1, 3, 65, 49)
+    logits_low, mu = net(image, return_bases=True, low=True)
+    assert torch.equal(net(image, low=True), logits_low)
+    logits = F.interpolate(logits_low, (65, 49), mode="bilinear", align_corners=net.align_corners)
+    assert torch.equal(logits, net(image))
+    assert torch.equal(mu, net(image, return_bases=True)[1])
+
+
 def test_the_parts_are_applied_in_the_papers_order():
     net = tiny_net().eval()
     image = torch.randn(1, 3, 33, 33)

@@ -175,6 +175,16 @@ def test_validation_scores_whole_images_at_their_own_size():
     assert 0 < scores["val/classes_averaged"] <= CLASSES
 
 
+def test_training_and_validation_call_the_network_itself_which_is_what_gets_compiled():
+    """``net.compile()`` compiles ``net(...)``: another method would run as before."""
+    task = RecordingTask(tiny_net())
+    calls = []
+    task.net.register_forward_pre_hook(lambda net, args, kwargs: calls.append(kwargs), with_kwargs=True)
+    fit(task, [tiny_batch(1)])
+    task.validation_step(tiny_batch(1), 0)
+    assert calls == [{"return_bases": True, "low": True}, {"low": True}]
+
+
 def test_validation_does_not_move_the_network():
     task = RecordingTask(tiny_net(), frozen_bn=False)
     before = {key: value.clone() for key, value in task.net.state_dict().items()}

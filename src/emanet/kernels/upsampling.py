@@ -55,7 +55,7 @@ def argmax_by_classes(logits_low: Tensor, size: Sequence[int], align_corners: bo
     arg: Tensor | None = None
     for values, index in maxima(logits_low, size, align_corners):
         if arg is None:
-            best, arg = values.clone(), torch.zeros_like(values, dtype=torch.int16)
+            best, arg = torch.full_like(values, -torch.inf), torch.zeros_like(values, dtype=torch.int16)
         better = values > best
         arg = arg.masked_fill_(better, index) if isinstance(index, int) else torch.where(better, index, arg)
         torch.maximum(best, values, out=best)
