@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from emanet.kernels import upsampled_loss
+from emanet.kernels import upsampled_loss, upsampled_loss_blocks
 from emanet.losses import hard_pixels, loss_terms, segmentation_loss, upsampled_loss_terms
 
 
@@ -131,7 +131,7 @@ def test_upsampling_with_the_loss_equals_upsampling_first(
     options: dict, align_corners: bool, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(upsampled_loss, "SMALL", 0)
-    monkeypatch.setattr(upsampled_loss, "BLOCK", 300)
+    monkeypatch.setattr(upsampled_loss_blocks, "BLOCK", 300)
     low, mask, options = low_example(options)
     logits = F.interpolate(low, size=(25, 33), mode="bilinear", align_corners=align_corners)
     expected = loss_terms(logits, mask, **options)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from emanet.kernels import upsampled_loss
+from emanet.kernels import upsampled_loss, upsampled_loss_blocks
 from emanet.losses import segmentation_loss
 from emanet.mmseg import MMSegEMANet
 from emanet.task import SegmentationTask
@@ -70,7 +70,7 @@ def mmseg_net() -> MMSegEMANet:
 @pytest.mark.parametrize("build", [tiny_net, mmseg_net])
 def test_upsampling_with_the_loss_trains_as_upsampling_first(build, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(upsampled_loss, "SMALL", 0)
-    monkeypatch.setattr(upsampled_loss, "BLOCK", 1000)
+    monkeypatch.setattr(upsampled_loss_blocks, "BLOCK", 1000)
     results = []
     for upsample in ("full", "auto"):
         task = RecordingTask(build(), upsample=upsample)

@@ -9,18 +9,19 @@ weights are rounded as PyTorch rounds them; half precision is computed in float3
 the upsampled logits and their gradient.
 """
 
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from emanet.kernels.upsampled_loss_blocks import computing_type, in_blocks
+
 Method = Literal["auto", "triton", "blocks"]
 PROVEN_ON_CUDA = False  #: whether ``auto`` takes the Triton kernels: not before they have run on a GPU
 
-BLOCK = 2**19  # logits in a block: 2 MB in float32
-SMALL = 2**20  # logits that are interpolated all at once
+SMALL = 2**23  # logits that PyTorch's own functions take as fast: memory beyond 32 MiB is mapped afresh each time
 
 
 def upsampled_cross_entropy(
@@ -176,123 +177,3 @@ def loss_backward(ctx: Any, grad_total: Tensor | None, *_: Any) -> tuple[Tensor 
 
 
 upsampled_loss_op.register_autograd(loss_backward, setup_context=keep_gradient)
-
-
-# --- PyTorch in blocks of rows ----------------------------------------------------------------------------------------
-
-
-class Rows(NamedTuple):
-    """Output rows between the same two input rows."""
-
-    start: int
-    stop: int
-    above: int  #: input row at or above them
-    below: int  #: the one below; the same at the border
-
-
-def in_blocks(
-    logits_low: Tensor,
-    mask: Tensor,
-    class_weights: Tensor | None,
-    align_corners: bool,
-    ignore_index: int,
-    with_gradient: bool,
-) -> tuple[Tensor, Tensor]:
-    """Loss of each pixel (b, height, width), and the gradient of their sum (empty if not asked for)."""
-    dtype = computing_type(logits_low)
-    (b, classes, h, _), (height, width) = logits_low.shape, mask.shape[-2:]
-    images = max(1, BLOCK * h // (classes * height * width))  # at once: the output rows of one input row of each
-    losses = logits_low.new_empty(mask.shape, dtype=dtype)
-    gradient = logits_low.new_empty(logits_low.shape if with_gradient else (0,), dtype=dtype)
-    weights = None if class_weights is None else class_weights.to(dtype)
-    for group in (slice(first, first + images) for first in range(0, b, images)):
-        truth = Truth.of(mask[group], weights, ignore_index, dtype)
-        low = logits_low[group].contiguous().to(dtype)
-        found = by_rows(low, truth, losses[group], align_corners, with_gradient)
-        losses[group].neg_().mul_(truth.weights.squeeze(1)).masked_fill_(truth.ignored, 0)  # NaN too
-        if found is not None:
-            gradient[group] = found
-    return losses, gradient
-
-
-class Truth(NamedTuple):
-    """What the masks of some images say."""
-
-    labels: Tensor  #: (b, 1, height, width), 0 where ignored
-    weights: Tensor  #: (b, 1, height, width) of the losses, 0 where ignored
-    ignored: Tensor  #: (b, height, width)
-
-    @classmethod
-    def of(cls, mask: Tensor, class_weights: Tensor | None, ignore_index: int, dtype: torch.dtype) -> "Truth":
-        ignored = mask == ignore_index
-        labels = mask.masked_fill(ignored, 0)
-        weights = (~ignored).to(dtype) if class_weights is None else class_weights[labels].masked_fill_(ignored, 0)
-        return cls(labels.unsqueeze(1), weights.unsqueeze(1), ignored)
-
-    def rows(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Labels and weights of some rows."""
-        return self.labels[:, :, start:stop], self.weights[:, :, start:stop]
-
-
-def by_rows(low: Tensor, truth: Truth, log_p_true: Tensor, align_corners: bool, with_gradient: bool) -> Tensor | None:
-    """Write the log-probability of each pixel's true class; return the gradient of the loss."""
-    (b, classes, h, _), (height, width) = low.shape, log_p_true.shape[-2:]
-    above, shares = taps(h, height, align_corners, low.dtype)
-    shares = shares.to(low.device).unsqueeze(1)
-    wide = F.interpolate(low, size=(h, width), mode="bilinear", align_corners=align_corners)
-    wide_gradient = torch.zeros_like(wide) if with_gradient else None
-    for start, stop, i, j in row_blocks(above.tolist(), h, limit=max(1, BLOCK // (b * classes * width))):
-        share = shares[start:stop]
-        logits = wide[:, :, i, None] * (1 - share)
-        log_p = logits.addcmul_(wide[:, :, j, None], share).log_softmax(1)
-        labels, weights = truth.rows(start, stop)
-        score = log_p.gather(1, labels)
-        log_p_true[:, start:stop] = score.squeeze(1)
-        if wide_gradient is not None:
-            gradient = softmax_minus_truth(log_p, score, labels, weights)
-            total = gradient.sum(2)
-            below = gradient.mul_(share).sum(2)
-            wide_gradient[:, :, i] += total.sub_(below)
-            wide_gradient[:, :, j] += below
-    if wide_gradient is None:
-        return None
-    return torch.ops.aten.upsample_bilinear2d_backward(wide_gradient, [h, width], low.shape, align_corners)
-
-
-def softmax_minus_truth(log_p: Tensor, score: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Gradient of the pixels' losses by their logits, ``score`` being the true class's; overwrites both scores."""
-    return log_p.exp_().scatter_(1, labels, score.expm1_()).mul_(weights)
-
-
-def row_blocks(above: list[int], h: int, *, limit: int) -> list[Rows]:
-    """Cut the output rows into runs between the same two input rows, of at most ``limit`` rows."""
-    blocks, start = [], 0
-    for stop in range(1, len(above) + 1):
-        if stop == len(above) or above[stop] != above[start] or stop - start == limit:
-            blocks.append(Rows(start, stop, above[start], min(above[start] + 1, h - 1)))
-            start = stop
-    return blocks
-
-
-def taps(size_in: int, size_out: int, align_corners: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """For each output position the input position at or before it, and the share (0..1) of the next one.
-
-    Rounded as ``F.interpolate`` rounds: scale and position in ``dtype``. On the CPU; the caller moves them.
-    """
-    out = torch.arange(size_out, dtype=torch.float64)
-    if size_in == size_out:
-        position = out
-    elif align_corners:
-        scale = torch.tensor(size_in - 1, dtype=dtype) / max(size_out - 1, 1) if size_out > 1 else torch.zeros(())
-        position = out * scale.double()
-    else:
-        scale = torch.tensor(size_in, dtype=dtype) / size_out
-        position = ((out + 0.5) * scale.double() - 0.5).clamp(min=0)
-    position = position.to(dtype)
-    first = position.floor().clamp(max=size_in - 1)
-    return first.long(), (position - first).clamp(0, 1)
-
-
-def computing_type(logits: Tensor) -> torch.dtype:
-    """Float32, or float64 for float64."""
-    return torch.promote_types(logits.dtype, torch.float32)

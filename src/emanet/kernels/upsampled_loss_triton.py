@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from emanet.kernels.upsampled_loss import taps
+from emanet.kernels.upsampled_loss_blocks import taps
 
 BLOCK_CLASSES = 16
 BLOCK_WIDTH = 128  # output columns of a program

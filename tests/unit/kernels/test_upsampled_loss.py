@@ -6,18 +6,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from emanet.complexity import LiveMemory
-from emanet.kernels import upsampled_loss
+from emanet.kernels import upsampled_loss, upsampled_loss_blocks
 from emanet.kernels.upsampled_loss import (
-    in_blocks,
     launcher,
     obstacle,
     pick_method,
-    row_blocks,
-    taps,
     upsampled_cross_entropy,
     upsampled_loss_op,
     upsampled_losses,
 )
+from emanet.kernels.upsampled_loss_blocks import in_blocks, row_blocks, taps
 from loss_cases import CASES, Case, inputs, reference, run
 
 SIZES = [
@@ -32,9 +30,9 @@ SIZES = [
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several blocks even of little: at most two output rows of a block's images, and nothing at once."""
+    """Several parts and blocks even of little, and nothing at once."""
     monkeypatch.setattr(upsampled_loss, "SMALL", 0)
-    monkeypatch.setattr(upsampled_loss, "BLOCK", 400)
+    monkeypatch.setattr(upsampled_loss_blocks, "BLOCK", 400)
 
 
 def example(dtype: torch.dtype = torch.float64, **options) -> tuple[Tensor, Tensor, Tensor]:
@@ -145,12 +143,23 @@ def test_the_size_of_the_blocks_changes_the_result_by_rounding_alone(monkeypatch
     totals = []
     for small, block in ((2**20, 2**19), (0, 2**19), (0, 1), (0, 3000)):
         monkeypatch.setattr(upsampled_loss, "SMALL", small)
-        monkeypatch.setattr(upsampled_loss, "BLOCK", block)
+        monkeypatch.setattr(upsampled_loss_blocks, "BLOCK", block)
         total = upsampled_cross_entropy(low, mask, align_corners=True, class_weights=weights)
         totals.append((total.detach(), torch.autograd.grad(total, low)[0]))
     for total, gradient in totals[1:]:
         torch.testing.assert_close(total, totals[0][0], rtol=1e-13, atol=0)
         torch.testing.assert_close(gradient, totals[0][1], rtol=1e-12, atol=1e-14)
+
+
+def test_the_number_of_threads_changes_no_bit(small_blocks):
+    low, mask, weights = example(torch.float32)
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        total = upsampled_cross_entropy(low, mask, align_corners=False, class_weights=weights)
+        results.append((total.detach(), torch.autograd.grad(total, low)[0]))
+        assert torch.get_num_threads() == threads
+    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(other, results[0], strict=True))
 
 
 def test_nothing_is_lost_without_a_gradient(small_blocks):
@@ -225,7 +234,7 @@ def test_taps_by_hand():
 @pytest.mark.parametrize("limit", [1, 3, 100])
 def test_blocks_of_rows_cover_each_row_once_between_the_same_input_rows(limit: int):
     first, _ = taps(5, 34, False, torch.float64)
-    blocks = row_blocks(first.tolist(), 5, limit=limit)
+    blocks = row_blocks(first.tolist(), 4, limit=limit)
     assert [row for block in blocks for row in range(block.start, block.stop)] == list(range(34))
     for start, stop, above, below in blocks:
         assert stop - start <= limit

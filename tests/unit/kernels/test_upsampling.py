@@ -7,11 +7,17 @@ from torch import Tensor
 
 from emanet.complexity import LiveMemory
 from emanet.kernels import upsampling
-from emanet.kernels.upsampling import class_blocks, rows_per_input_row, upsampled, upsampled_argmax
+from emanet.kernels.upsampling import class_blocks, merged, rows_per_input_row, upsampled_argmax
 
 LOW = (13, 17)
 #: an input row every 8 output rows, and every 16; small; other ratios
 SIZES = [(97, 129), (193, 65), (33, 49), (90, 77), (65, 64)]
+
+
+@pytest.fixture(autouse=True)
+def rows_even_of_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Channels-last logits are cut into rows however few they are."""
+    monkeypatch.setattr(upsampling, "SMALL", 0)
 
 
 def at_once(low: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
@@ -65,20 +71,24 @@ def test_autocast_and_the_number_of_threads_change_nothing(channels_last: bool):
             assert torch.equal(upsampled_argmax(low, (97, 129), align_corners=True), expected)
 
 
-def test_an_accelerators_larger_blocks_decide_the_same(monkeypatch: pytest.MonkeyPatch):
-    """Blocks of 16 classes with their own maxima, as where a call costs more than memory."""
+def test_maxima_of_whole_blocks_merge_to_the_same_decisions():
+    """As on an accelerator, where blocks are large and each has its own maximum and class."""
     low = logits(59, torch.float32, channels_last=False, ties=True)
+    full = at_once(low, (97, 129), False)
+    parts = [block.max(1) for block in full.split(16, dim=1)]
+    best, arg = merged((values, index + 16 * i) for i, (values, index) in enumerate(parts))
+    assert torch.equal(arg, full.argmax(1))
+    assert torch.equal(best, full.amax(1))
 
-    def maxima(low, size, align_corners):
-        first = 0
-        for block in low.tensor_split(3, dim=1):
-            values, index = upsampled(block, size, align_corners).max(1)
-            yield values, index + first
-            first += block.shape[1]
 
-    monkeypatch.setattr(upsampling, "maxima", maxima)
-    expected = at_once(low, (97, 129), False).argmax(1)
-    assert torch.equal(upsampled_argmax(low, (97, 129), align_corners=False), expected)
+def test_few_channels_last_logits_are_taken_at_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(upsampling, "argmax_by_rows", None)
+    low = logits(9, torch.float32, channels_last=True, ties=False)
+    monkeypatch.setattr(upsampling, "SMALL", 2 * 9 * 97 * 129)
+    assert torch.equal(upsampled_argmax(low, (97, 129), align_corners=True), at_once(low, (97, 129), True).argmax(1))
+    monkeypatch.setattr(upsampling, "SMALL", 2 * 9 * 97 * 129 - 1)
+    with pytest.raises(TypeError, match="not callable"):
+        upsampled_argmax(low, (97, 129), align_corners=True)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

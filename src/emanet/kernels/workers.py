@@ -1,0 +1,45 @@
+"""A few long tasks on a CPU, each on one thread, in place of many short loops that all threads share.
+
+Every loop that an operator shares among threads ends when the last of them is done. Thousands of short ones are fast on
+an idle machine; on cores that other processes use too, data loading for one, they wait for the scheduler thousands of
+times, and a hundred milliseconds become seconds. Tasks meet once, at their end.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}  # by process, as threads do not survive a fork, and by threads
+
+
+def in_parallel(function: Callable[[Task], Result], tasks: Sequence[Task], *, device: torch.device) -> list[Result]:
+    """Results of the tasks in their order, without gradient; on a CPU on as many threads as PyTorch may use."""
+    threads = torch.get_num_threads()
+    # these settings are a thread's own
+    inference, autocast = torch.is_inference_mode_enabled(), torch.is_autocast_enabled(device.type)
+    dtype = torch.get_autocast_dtype(device.type)
+
+    def run(task: Task) -> Result:
+        with torch.inference_mode(inference), torch.no_grad(), torch.autocast(device.type, dtype, enabled=autocast):
+            return function(task)
+
+    if device.type != "cpu" or threads == 1 or len(tasks) == 1:
+        return [run(task) for task in tasks]
+    try:
+        return list(pool(threads).map(run, tasks))
+    finally:
+        torch.set_num_threads(threads)  # a new thread's setting is its own, but becomes the default of later ones
+
+
+def pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that compute alone."""
+    key = (os.getpid(), threads)
+    if key not in _pools:
+        _pools[key] = ThreadPoolExecutor(threads, "emanet", initializer=lambda: torch.set_num_threads(1))
+    return _pools[key]
