@@ -71,7 +71,7 @@ class LossConfig:
     """The loss (group ``loss``)."""
 
     reduction: str = MISSING  # all_pixels (the authors': ignored pixels count in the mean) | valid_pixels
-    upsample: str = MISSING  # of the logits: auto | triton | blocks (none holds them at full size) | full
+    upsample: str = MISSING  # of the logits: auto | full (beforehand) | blocks, triton (never at full size)
     class_weights: list[float] | None = MISSING  # one per class; null: 1
     ohem_threshold: float | None = MISSING  # keep pixels whose true class is less probable; null: all
     ohem_min_kept: int = MISSING  # but at least this many per device batch

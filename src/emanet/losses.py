@@ -7,10 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from emanet.kernels.upsampled_loss import upsampled_cross_entropy, upsampled_losses
+from emanet.kernels.upsampled_loss import Upsample, pick, upsampled_cross_entropy, upsampled_losses
 
 Reduction = Literal["all_pixels", "valid_pixels"]
-Upsample = Literal["auto", "triton", "blocks", "full"]
 
 
 class LossTerms(NamedTuple):
@@ -71,11 +70,11 @@ def upsampled_loss_terms(
         mask: true classes at the size of the image.
         align_corners: of the interpolation.
         upsample: ``full`` interpolates first and keeps logits of the mask's size; ``blocks`` and ``triton`` never hold
-            them (:mod:`emanet.kernels.upsampled_loss`) and differ in rounding alone; ``auto`` is blocks, and
-            Triton on CUDA once that is proven there.
+            them and differ in rounding alone; ``auto``: see :func:`emanet.kernels.upsampled_loss.pick`.
         reduction, ignore_index, class_weights, ohem_threshold, ohem_min_kept: see :func:`loss_terms`.
     """
-    if upsample == "full":
+    method = pick(upsample, logits_low, mask)
+    if method == "full":
         logits = F.interpolate(logits_low, size=mask.shape[-2:], mode="bilinear", align_corners=align_corners)
         return loss_terms(
             logits,
@@ -86,7 +85,7 @@ def upsampled_loss_terms(
             ohem_threshold=ohem_threshold,
             ohem_min_kept=ohem_min_kept,
         )
-    options: dict[str, Any] = {"align_corners": align_corners, "ignore_index": ignore_index, "method": upsample}
+    options: dict[str, Any] = {"align_corners": align_corners, "ignore_index": ignore_index, "method": method}
     if ohem_threshold is None:
         total = upsampled_cross_entropy(logits_low, mask, class_weights=class_weights, **options)
         return LossTerms(total, denominator(mask, reduction, ignore_index, class_weights, total.dtype))

@@ -110,7 +110,7 @@ RULES: list[tuple[str, str, Any]] = [
     ("optim.poly_power", "0 or more", _is_not_negative),
     ("optim.lr_refresh", "at least 1", _is_count),
     ("loss.reduction", *_one_of("all_pixels", "valid_pixels")),
-    ("loss.upsample", *_one_of("auto", "triton", "blocks", "full")),
+    ("loss.upsample", *_one_of("auto", "full", "blocks", "triton")),
     ("loss.class_weights", "null or weights of 0 or more", _optional(lambda value: all(map(_is_not_negative, value)))),
     ("loss.ohem_threshold", "null or a probability, 0..1", _optional(_is_share)),
     ("loss.ohem_min_kept", "at least 1", _is_count),

@@ -143,10 +143,11 @@ def test_upsampling_with_the_loss_equals_upsampling_first(
         torch.testing.assert_close(torch.autograd.grad(got.total, low)[0], gradient, rtol=1e-11, atol=1e-13)
 
 
-def test_full_upsampling_is_that_of_the_network_to_the_last_bit():
+@pytest.mark.parametrize("upsample", ["full", "auto"])
+def test_full_upsampling_is_that_of_the_network_to_the_last_bit(upsample: str):
     low, mask, _ = low_example({})
     logits = F.interpolate(low.float(), size=(25, 33), mode="bilinear", align_corners=True)
-    got = upsampled_loss_terms(low.float(), mask, align_corners=True, upsample="full")
+    got = upsampled_loss_terms(low.float(), mask, align_corners=True, upsample=upsample)  # auto: few logits
     assert torch.equal(got.total, loss_terms(logits, mask).total)
 
 

@@ -9,19 +9,21 @@ weights are rounded as PyTorch rounds them; half precision is computed in float3
 the upsampled logits and their gradient.
 """
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from emanet.kernels.upsampled_loss_blocks import computing_type, in_blocks
 
-Method = Literal["auto", "triton", "blocks"]
-PROVEN_ON_CUDA = False  #: whether ``auto`` takes the Triton kernels: not before they have run on a GPU
-
-SMALL = 2**23  # logits that PyTorch's own functions take as fast: memory beyond 32 MiB is mapped afresh each time
+Method = Literal["blocks", "triton"]
+Upsample = Literal["auto", "full", "blocks", "triton"]  # what is asked for; ``full`` interpolates first
+#: Whether ``auto`` takes the Triton kernels: not before tests/unit/kernels/test_upsampled_loss_triton.py has passed on
+#: a GPU.
+PROVEN_ON_CUDA = False
+#: Logits that PyTorch's own functions take as fast on a CPU: memory beyond 32 MiB is mapped afresh each time.
+SMALL = 2**23
 
 
 def upsampled_cross_entropy(
@@ -31,7 +33,7 @@ def upsampled_cross_entropy(
     align_corners: bool,
     ignore_index: int = 255,
     class_weights: Float[Tensor, " classes"] | None = None,
-    method: str = "auto",
+    method: Method = "blocks",
 ) -> Float[Tensor, ""]:
     """Sum of the pixels' losses at the size of the mask, with the gradient found along the way.
 
@@ -41,16 +43,11 @@ def upsampled_cross_entropy(
         align_corners: of the bilinear interpolation, as in ``F.interpolate``.
         ignore_index: label without loss.
         class_weights: weight of each class's loss, or ``None`` for 1.
-        method: ``triton`` (CUDA, up to float32), ``blocks`` (PyTorch, any device), or ``auto``: blocks, until Triton
-            has been proven on a GPU.
+        method: ``blocks`` (PyTorch, any device) or ``triton`` (CUDA, up to float32), see :func:`pick`.
 
     Raises:
-        ValueError: for another method, or ``triton`` where it cannot run.
-        IndexError, RuntimeError: for a label out of range; with Triton the loss is NaN, as nobody waits there.
+        RuntimeError: for a label out of range; with Triton the loss is NaN, as nobody waits there.
     """
-    method = pick_method(method, logits_low)
-    if method == "blocks" and is_small(logits_low, mask):
-        return losses_at_once(logits_low, mask, class_weights, align_corners, ignore_index).sum()
     with_gradient = logits_low.requires_grad and torch.is_grad_enabled()
     return upsampled_loss_op(logits_low, mask, class_weights, align_corners, ignore_index, method, with_gradient)[0]
 
@@ -63,44 +60,31 @@ def upsampled_losses(
     align_corners: bool,
     ignore_index: int = 255,
     class_weights: Float[Tensor, " classes"] | None = None,
-    method: str = "auto",
+    method: Method = "blocks",
 ) -> Float[Tensor, "b height width"]:
     """Loss of each pixel, 0 where it is ignored, without gradient; arguments as in :func:`upsampled_cross_entropy`."""
-    method = pick_method(method, logits_low)
-    if method == "blocks" and is_small(logits_low, mask):
-        return losses_at_once(logits_low, mask, class_weights, align_corners, ignore_index)
     return upsampled_loss_op(logits_low, mask, class_weights, align_corners, ignore_index, method, False)[1]
 
 
-def is_small(logits_low: Tensor, mask: Tensor) -> bool:
-    """Whether the upsampled logits are so few that further calls would cost more than passes through memory."""
-    return logits_low.shape[1] * mask.numel() <= SMALL
+def pick(upsample: Upsample, logits_low: Tensor, mask: Tensor) -> Literal["full"] | Method:
+    """What computes the loss of these logits.
 
-
-def losses_at_once(
-    logits_low: Tensor, mask: Tensor, class_weights: Tensor | None, align_corners: bool, ignore_index: int
-) -> Tensor:
-    """Loss of each pixel by PyTorch's own functions, which keep the upsampled logits: the reference."""
-    low = logits_low.to(computing_type(logits_low))
-    weights = None if class_weights is None else class_weights.to(low.dtype)
-    logits = F.interpolate(low, size=mask.shape[-2:], mode="bilinear", align_corners=align_corners)
-    return F.cross_entropy(logits, mask.long(), weight=weights, ignore_index=ignore_index, reduction="none")
-
-
-def pick_method(name: str, logits: Tensor) -> str:
-    """``triton`` or ``blocks`` for a name of :data:`Method`.
+    ``auto`` is the fastest that is exact up to rounding: on a CPU blocks, or ``full`` for few logits; on CUDA Triton
+    once ``PROVEN_ON_CUDA``; elsewhere ``full``, since nothing else was measured there.
 
     Raises:
-        ValueError: for another name, or ``triton`` where it cannot run.
+        ValueError: for ``triton`` where it cannot run.
     """
-    if name not in get_args(Method):
-        raise ValueError(f"the upsampled loss takes one of {', '.join(get_args(Method))}, got {name!r}")
-    reason = obstacle(logits) if name == "triton" or logits.is_cuda else "it needs a CUDA device"
-    if name == "triton" and reason is not None:
-        raise ValueError(f"upsample=triton cannot run here: {reason}; set upsample=auto or upsample=blocks")
-    if name == "auto" and not PROVEN_ON_CUDA:
-        return "blocks"
-    return "blocks" if name == "blocks" or reason is not None else "triton"
+    if upsample == "triton":
+        reason = obstacle(logits_low)
+        if reason is not None:
+            raise ValueError(f"upsample=triton cannot run here: {reason}; set upsample=auto or upsample=blocks")
+        return "triton"
+    if upsample != "auto":
+        return upsample
+    if logits_low.device.type == "cpu":
+        return "blocks" if logits_low.shape[1] * mask.numel() > SMALL else "full"
+    return "triton" if PROVEN_ON_CUDA and obstacle(logits_low) is None else "full"
 
 
 def obstacle(logits: Tensor) -> str | None:

@@ -10,7 +10,7 @@ from emanet.kernels import upsampled_loss, upsampled_loss_blocks
 from emanet.kernels.upsampled_loss import (
     launcher,
     obstacle,
-    pick_method,
+    pick,
     upsampled_cross_entropy,
     upsampled_loss_op,
     upsampled_losses,
@@ -30,8 +30,7 @@ SIZES = [
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several parts and blocks even of little, and nothing at once."""
-    monkeypatch.setattr(upsampled_loss, "SMALL", 0)
+    """Several parts and blocks even of little."""
     monkeypatch.setattr(upsampled_loss_blocks, "BLOCK", 400)
 
 
@@ -141,8 +140,7 @@ def test_the_layout_of_the_logits_changes_nothing(small_blocks):
 def test_the_size_of_the_blocks_changes_the_result_by_rounding_alone(monkeypatch: pytest.MonkeyPatch):
     low, mask, weights = example()
     totals = []
-    for small, block in ((2**20, 2**19), (0, 2**19), (0, 1), (0, 3000)):
-        monkeypatch.setattr(upsampled_loss, "SMALL", small)
+    for block in (2**19, 1, 3000):
         monkeypatch.setattr(upsampled_loss_blocks, "BLOCK", block)
         total = upsampled_cross_entropy(low, mask, align_corners=True, class_weights=weights)
         totals.append((total.detach(), torch.autograd.grad(total, low)[0]))
@@ -258,29 +256,40 @@ class Launcher:
     INTERPRETED = False
 
 
-def test_auto_is_blocks_and_on_cuda_triton_once_that_is_proven(monkeypatch: pytest.MonkeyPatch):
-    pick = pick_method.__wrapped__
-    monkeypatch.setattr(upsampled_loss, "obstacle", obstacle.__wrapped__)
+@pytest.fixture
+def with_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton is installed, and types are not checked: :class:`OnCuda` is no tensor."""
     monkeypatch.setattr(upsampled_loss, "_launchers", [Launcher])
+    monkeypatch.setattr(upsampled_loss, "obstacle", obstacle.__wrapped__)
+
+
+def test_auto_is_the_fastest_that_has_been_proven(with_triton, monkeypatch: pytest.MonkeyPatch):
+    choose = pick.__wrapped__
+    monkeypatch.setattr(upsampled_loss, "SMALL", 3 * 4 * 5 * 2)
+    low, mask, more = torch.zeros(2, 3, 2, 2), torch.zeros(2, 4, 5), torch.zeros(2, 4, 6)
+    assert [choose("auto", low, size) for size in (mask, more)] == ["full", "blocks"]
     on_cuda = OnCuda(torch.bfloat16)
-    assert pick("auto", on_cuda) == "blocks"
+    assert choose("auto", on_cuda, more) == "full"
     monkeypatch.setattr(upsampled_loss, "PROVEN_ON_CUDA", True)
-    assert [pick(name, on_cuda) for name in ("auto", "triton", "blocks")] == ["triton", "triton", "blocks"]
-    assert pick("auto", OnCuda(torch.float64)) == "blocks"
-    assert [pick(name, torch.zeros(1)) for name in ("auto", "blocks")] == ["blocks", "blocks"]
-    with pytest.raises(ValueError, match="upsample=triton cannot run here: it computes in float32, got float64 logits"):
-        pick("triton", OnCuda(torch.float64))
-    with pytest.raises(ValueError, match="it needs a CUDA device, got logits on cpu; set upsample=auto"):
-        pick("triton", torch.zeros(1))
+    assert choose("auto", on_cuda, more) == "triton"
+    assert choose("auto", OnCuda(torch.float64), more) == "full"
     monkeypatch.setattr(upsampled_loss, "_launchers", [None])
-    assert pick("auto", on_cuda) == "blocks"
+    assert choose("auto", on_cuda, more) == "full"
+
+
+def test_what_was_asked_for_runs_or_is_refused(with_triton, monkeypatch: pytest.MonkeyPatch):
+    choose = pick.__wrapped__
+    low, mask, on_cuda = torch.zeros(2, 3, 2, 2), torch.zeros(2, 4, 5), OnCuda(torch.bfloat16)
+    for logits in (low, on_cuda):
+        assert [choose(name, logits, mask) for name in ("full", "blocks")] == ["full", "blocks"]
+    assert choose("triton", on_cuda, mask) == "triton"
+    with pytest.raises(ValueError, match="upsample=triton cannot run here: it computes in float32, got float64 logits"):
+        choose("triton", OnCuda(torch.float64), mask)
+    with pytest.raises(ValueError, match="it needs a CUDA device, got logits on cpu; set upsample=auto"):
+        choose("triton", low, mask)
+    monkeypatch.setattr(upsampled_loss, "_launchers", [None])
     with pytest.raises(ValueError, match="it needs the package triton, which is not installed"):
-        pick("triton", on_cuda)
-
-
-def test_another_method_is_refused():
-    with pytest.raises(ValueError, match="takes one of auto, triton, blocks, got 'full'"):
-        pick_method("full", torch.zeros(1))
+        choose("triton", on_cuda, mask)
 
 
 def test_the_launcher_is_found_where_triton_is():
