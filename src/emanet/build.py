@@ -92,6 +92,7 @@ def build_task(cfg: DictConfig, net: EMANet, datamodule: SegmentationDataModule)
         backbone_lr_factor=cfg.optim.backbone_lr_factor,
         poly_power=cfg.optim.poly_power,
         lr_refresh=cfg.optim.lr_refresh,
+        fused=cfg.optim.fused,
         reduction=cfg.loss.reduction,
         upsample=cfg.loss.upsample,
         class_weights=None if weights is None else list(weights),
@@ -109,11 +110,13 @@ def build_trainer(cfg: DictConfig, run_dir: Path, *, callbacks: list[L.Callback]
     silence_known_warnings()
     options = {str(key): value for key, value in resolved(cfg.trainer).items()}
     torch.set_float32_matmul_precision(options.pop("matmul_precision"))
-    for key in ("channels_last", "compile"):  # concern the network: see prepare_network
+    for key in ("channels_last", "compile", "cuda_graphs"):  # concern the network: see prepare_network
         options.pop(key)
     options["val_check_interval"] = options.pop("val_every_n_steps") * options["accumulate_grad_batches"]
     options["precision"] = pick_precision(options["precision"])
     on_cuda = options["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    if cfg.trainer.cuda_graphs and not on_cuda:
+        raise ConfigError("trainer.cuda_graphs=true needs a CUDA device, and none is used: set it to false")
     available = torch.cuda.device_count() if on_cuda else 1
     many = count_devices(options["devices"], available) * options["num_nodes"] > 1
     if options["sync_batchnorm"] is None:
@@ -157,7 +160,10 @@ def prepare_network(cfg: DictConfig, net: EMANet) -> EMANet:
     if cfg.trainer.channels_last:
         net.to(memory_format=torch.channels_last)
     if cfg.trainer.compile:
-        net.compile()  # in place: a wrapper would rename every key of the checkpoint
+        # In place: a wrapper would rename every key of the checkpoint. A graph is recorded for each shape, so images
+        # of any size, as in validation, run without.
+        graphs = {"triton.cudagraphs": True, "triton.cudagraph_skip_dynamic_graphs": True}
+        net.compile(options=graphs if cfg.trainer.cuda_graphs else None)
     return net
 
 

@@ -212,7 +212,7 @@ def evaluating(trainer: dict[str, Any]) -> dict[str, Any]:
 
     Precision, memory format and the like stay, since they decide the last digits.
     """
-    here = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+    here = {"devices": 1, "num_nodes": 1, "strategy": "auto", "cuda_graphs": False}  # images of any size have none
     if trainer.get("accelerator") != "cpu":
         here["accelerator"] = "auto"
     if trainer.get("limit_val_batches") == 0:  # a run without validation

@@ -64,6 +64,7 @@ class OptimConfig:
     backbone_lr_factor: float = MISSING  # the backbone's share of the rate; 1 is the authors'
     poly_power: float = MISSING  # rate = lr * (1 - step / max_steps) ** poly_power
     lr_refresh: int = MISSING  # steps between refreshes of the rate
+    fused: bool | None = MISSING  # update all parameters in one kernel; null: on CUDA, except in 16-mixed
 
 
 @dataclass
@@ -99,6 +100,7 @@ class TrainerConfig:
     benchmark: bool | None = MISSING  # let cuDNN try kernels
     channels_last: bool = MISSING  # memory format of network and images
     compile: bool = MISSING  # torch.compile the network
+    cuda_graphs: bool = MISSING  # of the compiled network: replay its kernels instead of launching each
     matmul_precision: str = MISSING  # of float32 products: highest | high | medium
     profiler: str | None = MISSING  # simple | advanced | pytorch
     detect_anomaly: bool = MISSING

@@ -61,13 +61,18 @@ def build_optimizer(
     refresh: int = 10,
     nesterov: bool = False,
     backbone_lr_factor: float = 1.0,
+    fused: bool = False,
 ) -> tuple[torch.optim.SGD, torch.optim.lr_scheduler.LambdaLR]:
-    """SGD over :func:`parameter_groups` and its schedule, to be stepped once per optimiser step."""
+    """SGD over :func:`parameter_groups` and its schedule, to be stepped once per optimiser step.
+
+    ``fused`` updates all parameters in one kernel, where PyTorch has it; it differs in rounding alone.
+    """
     optimizer = torch.optim.SGD(
         parameter_groups(net, lr=lr, weight_decay=weight_decay, backbone_lr_factor=backbone_lr_factor),
         lr=lr,
         momentum=momentum,
         nesterov=nesterov,
+        fused=fused,
     )
 
     def factor(step: int) -> float:

@@ -20,6 +20,7 @@ def check(cfg: DictConfig) -> None:
         for key, allowed, accepts in RULES
         if _present(cfg, key) and not _is_accepted(OmegaConf.select(cfg, key), accepts)
     ]
+    mistakes += [text for text, is_made in TOGETHER if is_made(cfg)]
     if "model" in cfg and cfg.model.head in NAMES:
         try:
             check_model(cfg.model)
@@ -59,6 +60,10 @@ def _is_accepted(value: Any, accepts: Any) -> bool:
         return False
 
 
+def _is_set(cfg: DictConfig, key: str) -> bool:
+    return _present(cfg, key) and OmegaConf.select(cfg, key) is True
+
+
 def _is_bool(value: Any) -> bool:
     return isinstance(value, bool)
 
@@ -93,6 +98,18 @@ def _are_figures(value: Any) -> bool:
 
 PREDICTIONS = ("mask", "overlay", "probabilities", "attention")  # what predict can save
 PRECISIONS = ("auto", "32-true", "16-mixed", "bf16-mixed", "64-true")
+
+#: (mistake, test of the whole configuration): of keys that do not go together
+TOGETHER: list[tuple[str, Any]] = [
+    (
+        "optim.fused=true unscales float16 gradients too late for trainer.precision=16-mixed: set optim.fused=null",
+        lambda cfg: _is_set(cfg, "optim.fused") and OmegaConf.select(cfg, "trainer.precision") == "16-mixed",
+    ),
+    (
+        "trainer.cuda_graphs=true records the compiled network: set trainer.compile=true",
+        lambda cfg: _is_set(cfg, "trainer.cuda_graphs") and not cfg.trainer.compile,
+    ),
+]
 
 #: (key, what is allowed, test)
 RULES: list[tuple[str, str, Any]] = [

@@ -31,6 +31,8 @@ class SegmentationTask(L.LightningModule):
         max_steps: length of the schedule in optimiser steps.
         lr, sgd_momentum, weight_decay, poly_power, lr_refresh, nesterov, backbone_lr_factor: see
             :func:`emanet.optim.build_optimizer`.
+        fused: update all parameters in one kernel; ``None``: on CUDA, except in float16, whose gradients such an
+            optimiser unscales itself, too late to be clipped.
         reduction, upsample, class_weights, ohem_threshold, ohem_min_kept: see
             :func:`emanet.losses.upsampled_loss_terms`.
         ignore_index: label without loss and score.
@@ -56,6 +58,7 @@ class SegmentationTask(L.LightningModule):
         lr_refresh: int = 10,
         nesterov: bool = False,
         backbone_lr_factor: float = 1.0,
+        fused: bool | None = None,
         reduction: Reduction = "all_pixels",
         upsample: Upsample = "auto",
         class_weights: Sequence[float] | None = None,
@@ -80,6 +83,7 @@ class SegmentationTask(L.LightningModule):
             "nesterov": nesterov,
             "backbone_lr_factor": backbone_lr_factor,
         }
+        self.fused = fused
         self.loss_options: dict[str, Any] = {
             "reduction": reduction,
             "upsample": upsample,
@@ -138,8 +142,9 @@ class SegmentationTask(L.LightningModule):
         scale = window.pixels_per_image * self.trainer.accumulate_grad_batches * self.trainer.world_size / count
         gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
         torch._foreach_mul_(gradients, scale.to(gradients[0].dtype))
-        self.log("train/loss", loss, prog_bar=True)
-        self.log("train/lr", optimizer.param_groups[0]["lr"], prog_bar=True)
+        # Nothing here may wait for the device: prog_bar=True fetches a value at every step, a number is copied there.
+        self.log("train/loss", loss)
+        self.log("train/lr", torch.tensor(optimizer.param_groups[0]["lr"], dtype=torch.float32))
         if self.judge is None or self.judge(loss, mean_mu):
             self.net.update_bases(mean_mu)
         else:  # without gradients the optimiser moves nothing, by momentum and weight decay neither
@@ -152,7 +157,10 @@ class SegmentationTask(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """SGD with three parameter groups, poly schedule per optimiser step."""
-        optimizer, scheduler = build_optimizer(self.net, **self.optim_options)
+        fused = self.fused
+        if fused is None:
+            fused = self.device.type == "cuda" and self.trainer.precision != "16-mixed"
+        optimizer, scheduler = build_optimizer(self.net, **self.optim_options, fused=fused)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     # --- evaluation -------------------------------------------------------------------------------------------------
@@ -190,7 +198,7 @@ class StepWindow:
     def add(self, total: Tensor, count: Tensor, mu: Tensor) -> None:
         """Add a batch: its loss terms and its images' final bases (b, c, k)."""
         self.mu_sum += mu.sum(0)
-        self.numbers += torch.stack([total, count, total.new_tensor(mu.shape[0])])
+        self.numbers += torch.stack([total, count, total.new_full((), mu.shape[0])])
 
     def reduce(self) -> tuple[Tensor, Tensor, Tensor]:
         """Global mean loss, what it was divided by, and the mean bases (1, c, k)."""

@@ -96,7 +96,7 @@ def test_unknown_keys_and_wrong_types_are_refused_at_composition_by_name(overrid
         ("model.bn_momentum=2", "model.bn_momentum must be a share, 0..1, got 2"),
         ("trainer.max_steps=0", "trainer.max_steps must be at least 1, got 0"),
         ("trainer.precision=8", "trainer.precision must be one of auto"),
-        ("loss.upsample=half", "loss.upsample must be one of auto, triton, blocks, full, got 'half'"),
+        ("loss.upsample=half", "loss.upsample must be one of auto, full, blocks, triton, got 'half'"),
         ("loss.reduction=mean", "all_pixels, valid_pixels, got 'mean'"),
         ("dataset.batch_size=0", "dataset.batch_size must be at least 1, got 0"),
         ("dataset.scales=[]", "dataset.scales must be a list of positive numbers"),
@@ -107,6 +107,7 @@ def test_unknown_keys_and_wrong_types_are_refused_at_composition_by_name(overrid
         ("dataset.drop_last=maybe", "dataset.drop_last must be true or false, got 'maybe'"),
         ("model.head=fnc", "model.head must be one of ema, fcn, nonlocal, a2, ham, external, psp, deeplabv3, got"),
         ("model.pretrained=1", "model.pretrained must be true, false or a path, got 1"),
+        ("trainer.cuda_graphs=true", "trainer.cuda_graphs=true records the compiled network: set trainer.compile=true"),
         ("trainer.strategy=fsdp", "trainer.strategy must be one of auto, ddp, got 'fsdp'"),
     ],
 )
@@ -114,6 +115,13 @@ def test_senseless_values_are_refused_with_what_was_got_and_what_is_allowed(over
     with pytest.raises(ConfigError) as caught:
         check(composed(override))
     assert message in str(caught.value)
+
+
+def test_float16_gradients_are_not_left_to_a_fused_optimiser():
+    check(composed("trainer.precision=16-mixed"))
+    check(composed("optim.fused=true"))
+    with pytest.raises(ConfigError, match=r"too late for trainer\.precision=16-mixed: set optim\.fused=null"):
+        check(composed("trainer.precision=16-mixed", "optim.fused=true"))
 
 
 def test_all_mistakes_are_named_at_once():
@@ -166,15 +174,22 @@ def test_more_than_one_device_gets_our_strategy_whether_it_is_named_or_not(tmp_p
     assert not isinstance(trainer.strategy, SharedStatisticsDDPStrategy)
 
 
+def test_cuda_graphs_are_refused_without_cuda(tmp_path):
+    cfg = composed("trainer.accelerator=cpu", "trainer.compile=true", "trainer.cuda_graphs=true")
+    with pytest.raises(ConfigError, match="needs a CUDA device, and none is used: set it to false"):
+        build_trainer(cfg, tmp_path, callbacks=[], loggers=[])
+
+
 def test_an_evaluation_starts_from_the_runs_trainer_on_one_device():
     stored = {"accelerator": "gpu", "devices": 8, "num_nodes": 2, "strategy": "ddp", "precision": "bf16-mixed"}
-    assert evaluating(stored | {"limit_val_batches": 0}) == {
+    assert evaluating(stored | {"limit_val_batches": 0, "cuda_graphs": True}) == {
         "accelerator": "auto",
         "devices": 1,
         "num_nodes": 1,
         "strategy": "auto",
         "precision": "bf16-mixed",
         "limit_val_batches": None,
+        "cuda_graphs": False,
     }
     assert evaluating({"accelerator": "cpu", "limit_val_batches": 3})["limit_val_batches"] == 3
 

@@ -101,6 +101,26 @@ def test_a_step_is_sgd_with_momentum_and_decay_by_hand():
     assert net.bias.item() == pytest.approx(b, rel=1e-5)
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_one_fused_kernel_steps_as_one_parameter_after_the_other(nesterov: bool):
+    results = []
+    for fused in (False, True):
+        net = tiny_net().double()
+        optimizer, scheduler = build_optimizer(
+            net, lr=0.1, momentum=0.9, weight_decay=1e-2, max_steps=20, refresh=1, nesterov=nesterov, fused=fused
+        )
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(5):
+            for parameter in net.parameters():
+                gradient = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                parameter.grad = gradient if parameter.requires_grad else None
+            optimizer.step()
+            scheduler.step()
+        assert {group["fused"] for group in optimizer.param_groups} == {fused}
+        results.append([parameter.detach() for parameter in net.parameters()])
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-14)
+
+
 def test_the_backbone_has_groups_of_its_own_only_where_its_rate_differs():
     net = nn.ModuleDict({"backbone": nn.Conv2d(3, 4, 1), "fc0": nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))})
     same = parameter_groups(net, lr=0.1, weight_decay=0.01)

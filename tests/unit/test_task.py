@@ -1,6 +1,7 @@
 """The training task: one optimiser step is one batch, however it was cut; checkpoints; evaluation."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -89,6 +90,26 @@ def test_the_first_step_moves_each_group_by_its_own_rate():
     for name, lr, decay in (("fc0.conv.weight", 0.1, 0.01), ("fc0.bn.weight", 0.1, 0.0), ("fc2.bias", 0.2, 0.0)):
         expected = before[name] - lr * (gradients[name] + decay * before[name])
         torch.testing.assert_close(dict(task.net.named_parameters())[name].detach(), expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "precision", "fused"),
+    [
+        (None, "cuda", "bf16-mixed", True),
+        (None, "cuda", "16-mixed", False),
+        (None, "cpu", "32-true", False),
+        (False, "cuda", "32-true", False),
+        (True, "cpu", "32-true", True),
+    ],
+)
+def test_the_optimiser_is_fused_on_cuda_unless_gradients_are_float16(
+    asked: bool | None, device: str, precision: str, fused: bool, monkeypatch: pytest.MonkeyPatch
+):
+    task = RecordingTask(tiny_net(), fused=asked)
+    monkeypatch.setattr(type(task), "device", torch.device(device))
+    task.trainer = SimpleNamespace(precision=precision)
+    optimizer = task.configure_optimizers()["optimizer"]
+    assert {group["fused"] for group in optimizer.param_groups} == {fused}
 
 
 def test_the_bases_move_once_per_optimiser_step(monkeypatch: pytest.MonkeyPatch):
