@@ -4,9 +4,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
 STAMP  := $(VENV)/.installed
+GPU_BENCHMARKS := unit loss step
+BENCHMARKS     := $(GPU_BENCHMARKS) input_pipeline
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow test-slurm lint type check bench clean distclean
+.PHONY: help setup train test test-slow test-slurm lint type check bench bench-gpu clean distclean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}'
@@ -45,8 +47,14 @@ type: setup ## Check types
 
 check: lint type test ## All of CI
 
-bench: setup ## Measure the input pipeline on this machine
-	$(BIN)/python benchmarks/input_pipeline.py
+bench: setup ## Measure everything on this machine's CPU (half an hour, idle) and write docs/performance.md
+	for script in $(BENCHMARKS); do $(BIN)/python benchmarks/$$script.py --device cpu || exit 1; done
+	$(BIN)/python benchmarks/performance.py
+
+bench-gpu: setup ## Test the CUDA kernels, measure everything on a GPU, and write docs/performance.md
+	$(BIN)/python -m pytest tests/unit/kernels
+	for script in $(GPU_BENCHMARKS); do $(BIN)/python benchmarks/$$script.py --device cuda || exit 1; done
+	$(BIN)/python benchmarks/performance.py
 
 clean: ## Remove caches and build products
 	rm -rf build dist *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

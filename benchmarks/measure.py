@@ -14,6 +14,7 @@ operations over those of a large matrix product in the same precision, both meas
 import argparse
 import gc
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -150,7 +151,9 @@ def resident(name: str) -> int:
 def peak_in_fresh_process(index: int) -> int | None:
     """:func:`peak_bytes` of a variant; ``None`` where the system does not say."""
     command = [sys.executable, *sys.argv, "--peak", str(index)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # Of glibc: what is freed goes back to the system at once, else the heap's history decides what is resident.
+    settings = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=settings)
     return int(done.stdout.split()[-1]) if done.returncode == 0 else None
 
 
@@ -202,13 +205,21 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     return options
 
 
-def main(what: str, variants: Sequence[Variant], options: argparse.Namespace, **more: Any) -> None:
+def main(
+    what: str,
+    variants: Sequence[Variant],
+    options: argparse.Namespace,
+    *,
+    also: Callable[[], Iterable[dict[str, Any]]] = list,
+    **more: Any,
+) -> None:
     """Measure all variants, print a line each, and write the result file.
 
     Args:
         what: a sentence on what is measured, for the reader of the file.
         variants: those of one case next to each other.
         options: from :func:`parse`.
+        also: gives further rows, measured in another way.
         more: further entries of the file.
     """
     if options.peak is not None:
@@ -225,6 +236,9 @@ def main(what: str, variants: Sequence[Variant], options: argparse.Namespace, **
             peak = peak_in_fresh_process(len(rows)) if wanted else None
             rows.append(row(variant, values, machine.floor(variant), peak))
             print(json.dumps(rows[-1]), flush=True)
+    for further in also():
+        rows.append(further)
+        print(json.dumps(further), flush=True)
     write({"what": what, "roof": machine.as_dict(), "rows": rows, **more}, options)
 
 

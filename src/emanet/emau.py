@@ -193,7 +193,9 @@ class EMAU(nn.Module):
         """Return the attended features and each image's final bases; the stored bases stay as they are."""
         with self._grad_mode():
             y, mu = self.reestimate(self.conv1(x).flatten(2))
-        y = self.conv2(as_image(y, like=x))
+        conv, norm = self.conv2  # one by one: a call of both would hold the convolution's input until the norm is done
+        y = conv(as_image(y, like=x))
+        y = norm(y)
         y = y.add_(x) if y.dtype == x.dtype else y + x
         return torch.relu_(y), mu
 

@@ -9,8 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from emanet.inference import PLAIN, Inference
-from emanet.kernels.upsampled_loss import Upsample
-from emanet.losses import LossTerms, Reduction, upsampled_loss_terms
+from emanet.losses import LossTerms, Reduction, Upsample, upsampled_loss_terms
 from emanet.metrics import SegmentationMetrics
 from emanet.optim import build_optimizer
 from emanet.seeding import mix

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from emanet.complexity import LiveMemory
 from emanet.emau import EMAU, check_options, e_step, expectation_maximization
 from emanet.kernels import choice, iterate_in_place, pick
 from emanet.mmseg import MMSegEMAU
@@ -137,6 +138,15 @@ def test_the_reconstruction_takes_no_memory_but_conv1s_output():
         with torch.no_grad():
             storages.append(unit.reestimate(pixels)[0].data_ptr() == pixels.data_ptr())
     assert storages == [True, False]
+
+
+def test_without_gradient_two_tensors_as_large_as_the_input_are_alive_at_most():
+    net, x = units()[0].eval(), torch.randn(2, 12, 32, 32)
+    live = LiveMemory(x)
+    live.exclude(net)
+    with torch.no_grad(), live:
+        net(x)
+    assert 2 * x.nbytes <= live.peak - x.nbytes < 2.1 * x.nbytes  # bases and batch norm's statistics are small
 
 
 @pytest.mark.parametrize("batch", [1, 2])
