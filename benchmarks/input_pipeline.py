@@ -1,143 +1,111 @@
-"""Images per second of the training input on one thread: ours beside scaling the whole image and then cropping.
+"""Images per second of the training input on one thread: ours beside other ways to the same crops.
 
-    python benchmarks/input_pipeline.py [--images 64] [--rounds 5]
+    python benchmarks/input_pipeline.py [--rounds 9] [--images 28] [--cases 1 2 3 4 5 6]
 
-Both read the same synthetic 500x375 JPEGs and palette PNGs, draw the same scales, crop to 513 and give normalised float
-tensors; rounds alternate, so that a busy machine slows both. Writes benchmarks/results/input_pipeline.json.
+Every way reads the same synthetic JPEGs and PNG masks and gives normalised float crops and labels; each call has a
+multiple of 7 images, one of each scale (or of each seventh of the range, where a library draws it evenly). Decoding
+alone is what every way must do that has no decoded copies. mmsegmentation takes part where it is importable:
+
+    pip install --no-deps --target /tmp/mmseg onedl-mmsegmentation==1.4.2 onedl-mmcv onedl-mmengine ftfy regex \\
+        prettytable wcwidth addict yapf termcolor
+    PYTHONPATH=/tmp/mmseg python benchmarks/input_pipeline.py
+
+Writes benchmarks/results/input_pipeline_cpu.json.
 """
 
-import argparse
-import json
-import platform
-import random
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from itertools import cycle, islice
 from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
-import torch.nn.functional as F
-from PIL import Image
+from measure import HERE, Call, Variant, arguments, main, parse
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent / "src"), str(HERE.parent / "tests")]
+sys.path.append(str(HERE.parent / "tests"))
 
-import albumentations  # noqa: E402
+from input_variants import CLASSES, available
 
-from emanet.data.datamodule import IMAGENET_MEAN, IMAGENET_STD, SCALES  # noqa: E402
-from emanet.data.items import read_pair  # noqa: E402
-from emanet.data.reading import Sample, TableLabels, class_lut  # noqa: E402
-from emanet.data.transforms import TrainTransform  # noqa: E402
-from emanet.seeding import mix  # noqa: E402
-from fake_data import blocks, save_image, save_palette_png  # noqa: E402
+from emanet.data.reading import Sample
+from fake_data import blocks, save_grey_png, save_image, save_palette_png
 
-CROP = 513
+CASES = (  # width and height of the source, side of the crop, kind of mask; the sizes of VOC, COCO, -, Cityscapes
+    (500, 375, 513, "palette"),
+    (640, 480, 513, "grey"),
+    (1280, 960, 513, "palette"),
+    (2048, 1024, 513, "grey"),
+    (500, 375, 321, "palette"),
+    (2048, 1024, 769, "grey"),
+)
+MASKS = {"palette": save_palette_png, "grey": save_grey_png}
+PACKAGES = ("albumentations", "torchvision", "pillow", "opencv-python-headless", "onedl-mmsegmentation", "onedl-mmcv")
+DRAWN = 280  # seeds of a variant, used in turn
 
 
-def write_images(folder: Path, count: int) -> list[Sample]:
-    """Write smooth noise with some texture: about the 80 kB of a VOC photograph."""
+def write_images(folder: Path, number: int, width: int, height: int, mask: str) -> list[Sample]:
+    """Write smooth noise with some grain: bytes per pixel as in a VOC photograph; masks of 10-pixel blocks."""
     rng, samples = np.random.default_rng(0), []
-    for i in range(count):
-        coarse = cv2.resize(
-            rng.integers(0, 256, (24, 32, 3), dtype=np.uint8), (500, 375), interpolation=cv2.INTER_CUBIC
-        )
-        grain = rng.normal(0, 8, coarse.shape)
-        sample = Sample(f"{i}", folder / f"{i}.jpg", folder / f"{i}.png")
-        save_image(sample.image, np.clip(coarse + grain, 0, 255).astype(np.uint8))
-        save_palette_png(folder / f"{i}.png", blocks(rng, range(21), (375, 500)))
+    for index in range(number):
+        coarse = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+        smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+        sample = Sample(str(index), folder / f"{index}.jpg", folder / f"{index}.png")
+        save_image(sample.image, np.clip(smooth + rng.normal(0, 8, smooth.shape), 0, 255).astype(np.uint8))
+        MASKS[mask](folder / f"{index}.png", blocks(rng, range(CLASSES), (height, width)))
         samples.append(sample)
     return samples
 
 
-def resize_then_crop(sample: Sample, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The plain way: decode with Pillow, normalise in float, scale all of it, pad, crop, flip."""
-    rng = random.Random(seed)
-    image = torch.from_numpy(np.array(Image.open(sample.image).convert("RGB"))).permute(2, 0, 1).float() / 255
-    mask = torch.from_numpy(np.array(Image.open(str(sample.mask)))).long()
-    image = (image - torch.tensor(IMAGENET_MEAN)[:, None, None]) / torch.tensor(IMAGENET_STD)[:, None, None]
-    scale = rng.choice(SCALES)
-    size = [int(side * scale) for side in mask.shape]
-    image = F.interpolate(image[None], size=size, mode="bilinear", align_corners=True)[0]
-    mask = F.interpolate(mask[None, None].float(), size=size, mode="nearest")[0, 0].long()
-    bottom, right = (max(CROP - side, 0) for side in size)
-    image, mask = F.pad(image, (0, right, 0, bottom)), F.pad(mask, (0, right, 0, bottom), value=255)
-    top, left = (rng.randint(0, side - CROP) for side in mask.shape)
-    image, mask = image[:, top : top + CROP, left : left + CROP], mask[top : top + CROP, left : left + CROP]
-    if rng.random() < 0.5:
-        image, mask = image.flip(-1), mask.flip(-1)
-    return image.contiguous(), mask.contiguous()
+def passes(way_name: str, size: int, samples: list[Sample]) -> Call:
+    """Build a way; a call takes every sample once, with seeds that no earlier call had."""
+    way = available()[way_name](size)
+    seeds = cycle(islice(way.seeds(), DRAWN))
+
+    def call() -> None:
+        for sample in samples:
+            way.load(sample, next(seeds))
+
+    return call
 
 
-def rate(pipeline: Callable[[Sample, int], object], samples: list[Sample], epoch: int) -> float:
-    """Images per second of processor time over one pass: on one thread the wall time of an idle machine."""
-    start = time.process_time()
-    for index, sample in enumerate(samples):
-        pipeline(sample, mix(0, epoch, index))
-    return len(samples) / (time.process_time() - start)
+def variants(folder: Path, case: tuple[int, int, int, str], number: int | None) -> Iterator[Variant]:
+    """All ways of a case."""
+    width, height, size, mask = case
+    count = number or (28 if width < 1000 else 7)
+    samples = write_images(folder / f"{width}x{height}_{size}", count, width, height, mask)
+    files = sum(path.stat().st_size for sample in samples for path in (sample.image, sample.mask) if path)
+    shown = {"source": f"{width}x{height}", "crop": size, "mask": mask}
+    note = {"kilobytes_per_image": round(files / count / 1000)}
+    for name in available():
+        crops = 0 if name == "decoding alone" else count * size**2 * (3 * 4 + 8)
+        call = partial(passes, name, size, samples)
+        yield Variant(shown, name, call, bytes=files + crops, per_call=count, memory=False, note=note)
 
 
-def processor() -> str:
-    """Name of the processor."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
-
-
-def commit() -> str:
-    """Commit of the working tree, or unknown."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
-
-
-def main() -> None:
-    """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    transform = TrainTransform(crop_size=CROP, scales=SCALES, flip=0.5, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    labels = TableLabels(class_lut(21), 21)
-    pipelines: dict[str, Callable[[Sample, int], object]] = {
-        "ours": lambda sample, seed: transform(*read_pair(sample, labels), seed),
-        "resize the whole image, then crop": resize_then_crop,
-    }
-    rates: dict[str, list[float]] = {name: [] for name in pipelines}
-    with tempfile.TemporaryDirectory() as folder:
-        samples = write_images(Path(folder), options.images)
-        for epoch in range(options.rounds + 1):
-            for name, pipeline in pipelines.items():
-                value = rate(pipeline, samples, epoch)
-                if epoch:  # the first pass warms the file cache
-                    rates[name].append(value)
-    result = {
-        "what": "images per CPU second, one thread, synthetic 500x375 JPEG and palette PNG to normalised 513x513 "
-        "crops; median of rounds",
-        "images_per_cpu_second": {name: round(statistics.median(values), 1) for name, values in rates.items()},
-        "range": {name: [round(min(values), 1), round(max(values), 1)] for name, values in rates.items()},
-        "rounds": options.rounds,
-        "images": options.images,
-        "processor": processor(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "opencv": cv2.__version__,
-            "albumentations": albumentations.__version__,
-        },
-        "commit": commit(),
-    }
-    print(json.dumps(result, indent=2))
-    (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / "input_pipeline.json").write_text(json.dumps(result, indent=2) + "\n")
+def installed() -> dict[str, str]:
+    """Versions of the packages that do the work."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    parser = arguments(__doc__)
+    parser.add_argument("--images", type=int, help="of a call; by default 28 small or 7 large ones")
+    parser.add_argument("--cases", type=int, nargs="+", default=range(1, len(CASES) + 1), help="numbers, from 1")
+    parser.set_defaults(threads=1, device="cpu")
+    options = parse(parser)
+    cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        found = [
+            variant
+            for number in options.cases
+            for variant in variants(Path(folder) / str(number), CASES[number - 1], options.images)
+        ]
+        main("synthetic JPEGs and PNG masks to normalised crops, one thread", found, options, packages=installed())

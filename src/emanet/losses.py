@@ -48,7 +48,7 @@ def loss_terms(
         return LossTerms(total, denominator(mask, reduction, ignore_index, class_weights, total.dtype))
     losses = F.cross_entropy(logits, mask, weight=class_weights, ignore_index=ignore_index, reduction="none")
     keep = hard_pixels(logits, mask, ignore_index=ignore_index, threshold=ohem_threshold, min_kept=ohem_min_kept)
-    return LossTerms(losses[keep].sum(), keep.sum().to(losses.dtype))
+    return LossTerms(losses.masked_fill(~keep, 0).sum(), keep.sum().to(losses.dtype))
 
 
 def upsampled_loss_terms(
@@ -101,11 +101,11 @@ def denominator(
 ) -> Tensor:
     """What the sum of the losses is divided by, see :func:`loss_terms`."""
     if reduction == "all_pixels":
-        return torch.tensor(mask.numel(), dtype=dtype, device=mask.device)
+        return torch.full((), mask.numel(), dtype=dtype, device=mask.device)  # made there: a copy would wait
     valid = mask != ignore_index
     if class_weights is None:
         return valid.sum().to(dtype)
-    return class_weights[mask[valid]].sum().to(dtype)
+    return class_weights[mask.where(valid, 0)].masked_fill(~valid, 0).sum().to(dtype)  # mask[valid] would wait
 
 
 def summed_loss(logits: Tensor, mask: Tensor, class_weights: Tensor | None, ignore_index: int) -> Tensor:

@@ -23,7 +23,14 @@ from emanet.launch import own_rank
 #: parts of a configuration that decide the result of a run; the others say where things lie and who is told
 DECISIVE = ("seed", "init_from", "dataset", "model", "optim", "loss", "trainer", "T_evals")
 #: but these only say how the work is done
-INCIDENTAL = ("dataset.root", "dataset.num_workers", "dataset.persistent_workers", "dataset.pin_memory")
+INCIDENTAL = (
+    "dataset.root",
+    "dataset.num_workers",
+    "dataset.persistent_workers",
+    "dataset.pin_memory",
+    "dataset.normalize_on",
+    "dataset.cache",
+)
 
 SUMMARY, CONFIG, EVALUATIONS, FAILURE = "summary.json", "config.yaml", "evaluations.json", "failure.json"
 

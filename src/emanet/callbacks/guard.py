@@ -155,6 +155,8 @@ def gradients(module: nn.Module) -> list[Tensor]:
 def finite(mu: Tensor, grads: list[Tensor]) -> Tensor:
     """Whether bases and gradients hold only numbers; one value on the device."""
     result = mu.isfinite().all()
+    if grads and grads[0].device.type == "cpu":  # there the norms take 15 times as long
+        return result & torch.stack([value for grad in grads for value in grad.aminmax()]).isfinite().all()
     if grads:
         result = result & torch.stack(torch._foreach_norm(grads, float("inf"))).isfinite().all()
     return result

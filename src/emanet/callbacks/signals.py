@@ -46,6 +46,8 @@ class SaveOnSignal(Checkpoint):  # as such Lightning calls it last, when the oth
         self._seen_step = trainer.global_step
         self._agreed = Request.NONE
         self.interrupts.listen()
+        # Of several devices, Lightning asks at every batch whether one got SIGTERM, and waits for them all to answer.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -78,13 +80,15 @@ class SaveOnSignal(Checkpoint):  # as such Lightning calls it last, when the oth
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Give the signals back."""
         self.interrupts.release()
+        vars(trainer.fit_loop.epoch_loop).pop("_broadcast_sigterm_tensor", None)
 
     def _save_if_asked(self, trainer: L.Trainer) -> None:
         """Agree on the most urgent request that came on any device; save if there is one."""
-        request = torch.tensor(int(self.interrupts.request), device=trainer.strategy.root_device)
+        self._agreed = self.interrupts.request
         if trainer.world_size > 1:
+            request = torch.tensor(int(self._agreed), device=trainer.strategy.root_device)
             torch.distributed.all_reduce(request, torch.distributed.ReduceOp.MAX)
-        self._agreed = Request(int(request))
+            self._agreed = Request(int(request))
         if self._agreed == Request.NONE:
             return
         for callback in trainer.checkpoint_callbacks:

@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 import lightning as L
+import torch
 
 from emanet.callbacks.progress import Throughput
 
@@ -47,8 +48,8 @@ class LogThroughput(L.Callback):
         else:
             self._meter.images += len(batch["image"]) * trainer.world_size
             seconds = max(self._meter.seconds, 1e-9)
-            pl_module.log("train/images_per_second", self._meter.images / seconds)
-            pl_module.log("train/wait", self._waited / seconds)
+            for name, value in (("images_per_second", self._meter.images), ("wait", self._waited)):
+                pl_module.log(f"train/{name}", torch.tensor(value / seconds))  # a number would be sent to the device
             complete = (trainer.fit_loop.total_batch_idx + 1) % trainer.accumulate_grad_batches == 0
             if complete and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
                 self._restart()  # Lightning hands this value to the loggers, and drops the others

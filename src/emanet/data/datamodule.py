@@ -1,14 +1,13 @@
 """What all data sets share: splits, loaders, sharding. A benchmark adds where its files lie and how to read them.
 
 A batch is ``{"image": float32 (b,3,h,w) normalised, "mask": int64 (b,h,w) with 255 = ignore, "name": list of ids}``;
-``mask`` is absent where a split has no labels.
+``mask`` is absent where a split has no labels. A training batch may leave its loader as bytes (``normalize_on``).
 """
 
 import logging
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
@@ -16,8 +15,10 @@ import torch
 from jaxtyping import UInt8
 from torch.utils.data import DataLoader
 
+from emanet.data.cache import reader
+from emanet.data.finish import Finish
 from emanet.data.items import Corrupt, EvalDataset, Item, TrainDataset, collate, single_threaded
-from emanet.data.reading import IGNORE, Labels, Sample
+from emanet.data.reading import IGNORE, Labels, Sample, lost_files
 from emanet.data.sampling import EpochBatchSampler, EvalSampler, ResumableLoader, per_device_batch
 from emanet.data.transforms import EvalTransform, TrainTransform, Transform
 from emanet.errors import ConfigError, DatasetError
@@ -51,6 +52,9 @@ class SegmentationDataModule(L.LightningDataModule):
         drop_last: leave out the images that do not fill a step, else fill the step from the front.
         persistent_workers: keep loader processes between epochs.
         pin_memory: copy batches to page-locked memory; null: where CUDA is.
+        normalize_on: where training crops are normalised: in the "worker" that made them, or on the "device", to which
+            they then travel as bytes. The numbers are equal; "auto" is the device, if there is a trainer.
+        cache: folder for decoded images and masks, 4 bytes per pixel; null: decode them each time.
     """
 
     name: str
@@ -82,6 +86,8 @@ class SegmentationDataModule(L.LightningDataModule):
         drop_last: bool = True,
         persistent_workers: bool = True,
         pin_memory: bool | None = None,
+        normalize_on: Literal["auto", "worker", "device"] = "auto",
+        cache: str | Path | None = None,
     ):
         super().__init__()
         self.root = Path(root).expanduser()
@@ -92,10 +98,12 @@ class SegmentationDataModule(L.LightningDataModule):
         self.persistent_workers = persistent_workers and num_workers > 0
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self.stage_splits = {"fit": train_split, "validate": val_split, "test": test_split, "predict": predict_split}
+        self.cache = None if cache is None else Path(cache).expanduser()
         self.train_transform = TrainTransform(
             crop_size=crop_size, scales=scales, flip=flip, mean=mean, std=std, extra_transforms=extra_transforms
         )
         self.eval_transform = EvalTransform(mean, std)
+        self.normalize_on, self.finish = normalize_on, Finish(self.train_transform.normalize)
         self.corrupt: Corrupt | None = None  # (image, name) -> image, before normalisation, in evaluation alone
         self._samples: dict[str, list[Sample]] = {}
         for split in self.stage_splits.values():
@@ -166,17 +174,7 @@ class SegmentationDataModule(L.LightningDataModule):
             raise ConfigError(f"{self.name} has the splits {', '.join(self.splits)}, got '{split}'.")
 
     def _check_files(self, split: str, samples: Sequence[Sample]) -> None:
-        """Compare with one listing per folder: a stat per file takes minutes on a network disk."""
-        wanted: dict[Path, set[str]] = defaultdict(set)
-        for sample in samples:
-            for path in (sample.image, sample.mask):
-                if path is not None:
-                    wanted[path.parent].add(path.name)
-        lost = [
-            folder / name
-            for folder, names in wanted.items()
-            for name in sorted(names - ({entry.name for entry in folder.iterdir()} if folder.is_dir() else set()))
-        ]
+        lost = lost_files(samples)
         if lost:
             shown = ", ".join(map(str, lost[:3])) + (", ..." if len(lost) > 3 else "")
             raise DatasetError(
@@ -203,7 +201,9 @@ class SegmentationDataModule(L.LightningDataModule):
             accumulate=accumulate,
             drop_last=self.drop_last,
         )
-        dataset = TrainDataset(samples, self.labels(), self.train_transform, self.seed)
+        as_bytes = self.normalize_on == "device" or (self.normalize_on == "auto" and self.trainer is not None)
+        augment = self.train_transform.unfinished if as_bytes else self.train_transform
+        dataset = TrainDataset(samples, reader(self.labels(), self.cache), augment, self.seed)
         return ResumableLoader(dataset, batch_sampler=sampler, **self._loader_options())
 
     def val_dataloader(self) -> DataLoader[Item]:
@@ -218,6 +218,10 @@ class SegmentationDataModule(L.LightningDataModule):
         """Build the loader of whole images to predict, with or without masks."""
         return self._eval_dataloader("predict")
 
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Normalise what left its loader as bytes."""
+        return self.finish(batch)
+
     def _eval_dataloader(self, stage: str) -> DataLoader[Item]:
         split = self.stage_splits[stage]
         samples, (rank, world, _) = self.samples(split), self._place()
@@ -225,7 +229,7 @@ class SegmentationDataModule(L.LightningDataModule):
             raise ConfigError(
                 f"{self.name}: split '{split}' has no masks to evaluate against; predict it with src/predict.py."
             )
-        dataset = EvalDataset(samples, self.labels(), self.eval_transform, self.corrupt)
+        dataset = EvalDataset(samples, reader(self.labels(), self.cache), self.eval_transform, self.corrupt)
         sampler = EvalSampler(len(samples), rank=rank, world=world)
         return DataLoader(dataset, batch_size=self.eval_batch_size, sampler=sampler, **self._loader_options())
 

@@ -8,30 +8,35 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from emanet.data.reading import Labels, Sample, check_same_size, read_image
 from emanet.data.sampling import Position
-from emanet.data.transforms import EvalTransform, TrainTransform
+from emanet.data.transforms import EvalTransform
 from emanet.errors import ConfigError
 from emanet.seeding import mix
 
+Pair: TypeAlias = tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]
+ReadPair: TypeAlias = Callable[[Sample], Pair]
 Corrupt: TypeAlias = Callable[[UInt8[np.ndarray, "h w 3"], str], UInt8[np.ndarray, "h w 3"]]
 
 
-class Item(TypedDict, total=False):
-    """One image of a batch."""
+Augment: TypeAlias = Callable[[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"], int], tuple[Tensor, Tensor]]
 
-    image: Float32[Tensor, "3 h w"]
-    mask: Int64[Tensor, "h w"]
+
+class Item(TypedDict, total=False):
+    """One image of a batch; a training crop may be bytes, see :class:`emanet.data.finish.Finish`."""
+
+    image: Float32[Tensor, "3 h w"] | UInt8[Tensor, "h w 3"]
+    mask: Int64[Tensor, "h w"] | UInt8[Tensor, "h w"]
     name: str
 
 
 class TrainDataset(Dataset[Item]):
     """Augmented crops; an item is a function of (seed, epoch, index) only."""
 
-    def __init__(self, samples: Sequence[Sample], labels: Labels, transform: TrainTransform, seed: int):
-        self.samples, self.labels, self.transform, self.seed = samples, labels, transform, seed
+    def __init__(self, samples: Sequence[Sample], read: ReadPair, transform: Augment, seed: int):
+        self.samples, self.read, self.transform, self.seed = samples, read, transform, seed
 
     def __len__(self) -> int:
         """Count the images."""
@@ -41,7 +46,7 @@ class TrainDataset(Dataset[Item]):
         """Read and augment image ``index`` as ``epoch`` shows it."""
         epoch, index = position
         sample = self.samples[index]
-        image, mask = read_pair(sample, self.labels)
+        image, mask = self.read(sample)
         pixels, classes = self.transform(image, mask, mix(self.seed, epoch, index))
         return {"image": pixels, "mask": classes, "name": sample.name}
 
@@ -50,9 +55,9 @@ class EvalDataset(Dataset[Item]):
     """Whole images at their own size; ``corrupt`` may change the 8-bit image, given its name."""
 
     def __init__(
-        self, samples: Sequence[Sample], labels: Labels, transform: EvalTransform, corrupt: Corrupt | None = None
+        self, samples: Sequence[Sample], read: ReadPair, transform: EvalTransform, corrupt: Corrupt | None = None
     ):
-        self.samples, self.labels, self.transform, self.corrupt = samples, labels, transform, corrupt
+        self.samples, self.read, self.transform, self.corrupt = samples, read, transform, corrupt
 
     def __len__(self) -> int:
         """Count the images."""
@@ -63,13 +68,13 @@ class EvalDataset(Dataset[Item]):
         sample = self.samples[index]
         if sample.mask is None:
             return {"image": self.transform(read_image(sample.image)), "name": sample.name}
-        image, mask = read_pair(sample, self.labels)
+        image, mask = self.read(sample)
         if self.corrupt is not None:
             image = self.corrupt(image, sample.name)
         return {"image": self.transform(image), "mask": torch.from_numpy(mask).long(), "name": sample.name}
 
 
-def read_pair(sample: Sample, labels: Labels) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
+def read_pair(sample: Sample, labels: Labels) -> Pair:
     """Read image and classes of one sample, of one size."""
     image, mask = read_image(sample.image), labels(sample)
     check_same_size(image, mask, sample)
@@ -90,11 +95,11 @@ def collate(items: Sequence[Item]) -> dict[str, Any]:
             "set dataset.eval_batch_size=1."
         )
     batch: dict[str, Any] = {
-        "image": torch.stack([item["image"] for item in items]),
+        "image": default_collate([item["image"] for item in items]),  # in a worker, straight into shared memory
         "name": [item["name"] for item in items],
     }
     if all("mask" in item for item in items):
-        batch["mask"] = torch.stack([item["mask"] for item in items])
+        batch["mask"] = default_collate([item["mask"] for item in items])
     return batch
 
 

@@ -1,4 +1,4 @@
-"""Augmentation and normalisation: the paper's recipe on albumentations' interface.
+"""Augmentation and normalisation: the paper's recipe, and any transforms of albumentations after it.
 
 The only file that knows albumentations (2.0.8 is its last MIT release), so that it can be replaced here.
 """
@@ -15,11 +15,10 @@ import albumentations as A
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
-from albumentations.core.type_definitions import Targets
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
+from emanet.data.crop import ScaleCrop
 from emanet.data.reading import IGNORE
 
 Transform: TypeAlias = A.BasicTransform | A.BaseCompose
@@ -30,100 +29,6 @@ PADDING = 254
 
 It travels through any transform with the mask, so a flip or a rotation of the padding needs no bookkeeping.
 """
-
-
-class ScaleCrop(A.DualTransform):
-    """Scale by a factor drawn from ``scales``, pad right and bottom to ``size``, cut a random square of that side.
-
-    The scaled side is floor(side * scale), as ``interpolate(scale_factor=...)`` has it. The image is interpolated
-    bilinearly with corners aligned, the mask takes the label at ``floor(i * side / scaled)``, both as in
-    ``torch.nn.functional.interpolate``. Little more than the window is computed. Each pixel is within one grey level
-    of torch's float result (mean 0.27, of which rounding to 8 bits alone makes 0.23; OpenCV's affine warp is faster but
-    up to 5 levels off, since it rounds positions to 1/32 pixel). Draws in the order scale, top, left.
-
-    Arguments:
-        size: side of the square window in pixels.
-        scales: the factors, drawn with equal probability.
-        fill: colour of the padding while the image has 8 bits (see PADDING).
-        p: part of albumentations' interface; leave it at 1, crops of a batch must have one size.
-    """
-
-    _targets = (Targets.IMAGE, Targets.MASK)
-
-    class InitSchema(A.DualTransform.InitSchema):
-        """Argument types, as albumentations wants them."""
-
-        size: int
-        scales: tuple[float, ...]
-        fill: tuple[int, int, int]
-
-    def __init__(
-        self, size: int, scales: Sequence[float], fill: tuple[int, int, int] = (124, 116, 104), p: float = 1.0
-    ):
-        super().__init__(p=p)
-        self.size, self.scales, self.fill = size, tuple(scales), fill
-
-    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-        """Draw ``scaled``, the size (h, w) of the scaled image, and ``corner``, the window's (top, left)."""
-        scale = self.py_random.choice(self.scales)
-        scaled = tuple(max(1, int(side * scale)) for side in params["shape"][:2])
-        corner = tuple(self.py_random.randint(0, max(side - self.size, 0)) for side in scaled)
-        return {"scaled": scaled, "corner": corner}
-
-    def apply(self, img: np.ndarray, scaled: tuple[int, int], corner: tuple[int, int], **params: Any) -> np.ndarray:
-        """Scale, crop and pad the image."""
-        return self._pad(scaled_window(img, scaled, corner, self.size), self.fill)
-
-    def apply_to_mask(
-        self, mask: np.ndarray, scaled: tuple[int, int], corner: tuple[int, int], **params: Any
-    ) -> np.ndarray:
-        """Scale, crop and pad the mask."""
-        rows, columns = (
-            _nearest(side, out, start, self.size)
-            for side, out, start in zip(mask.shape[:2], scaled, corner, strict=True)
-        )
-        return self._pad(mask.take(rows, axis=0).take(columns, axis=1), PADDING)
-
-    def get_transform_init_args_names(self) -> tuple[str, ...]:
-        """Names of the constructor's arguments, for albumentations' repr."""
-        return ("size", "scales", "fill")
-
-    def _pad(self, array: np.ndarray, value: Any) -> np.ndarray:
-        bottom, right = (self.size - side for side in array.shape[:2])
-        if bottom == right == 0:
-            return array
-        return cv2.copyMakeBorder(array, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=value)
-
-
-def scaled_window(
-    image: UInt8[np.ndarray, "h w 3"], scaled: tuple[int, int], corner: tuple[int, int], size: int
-) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Compute the window of at most ``size`` pixels a side at ``corner`` of the image scaled to ``scaled``.
-
-    torch scales an 8-bit image along one axis after the other; here the crop comes as soon as an axis is done.
-    """
-    h, (scaled_h, scaled_w), (top, left) = image.shape[0], scaled, corner
-    bottom, right = min(top + size, scaled_h), min(left + size, scaled_w)
-    # Aligned corners: row i of the scaled image lies at i * (h - 1) / (scaled_h - 1) of the source.
-    step = (h - 1) / max(scaled_h - 1, 1)
-    first, last = max(int(top * step) - 1, 0), min(int((bottom - 1) * step) + 3, h)  # a row to spare for rounding
-    wide = _interpolate(image[first:last], (last - first, scaled_w))[:, left:right]
-    strip = np.empty((h, right - left, 3), np.uint8)  # its other rows reach no row of the window
-    strip[first:last] = wide
-    return _interpolate(strip, (scaled_h, right - left))[top:bottom]
-
-
-def _interpolate(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
-    if image.shape[:2] == size:
-        return image
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]  # channels last in memory: the vectorised 8-bit kernel
-    return F.interpolate(pixels, size=size, mode="bilinear", align_corners=True)[0].permute(1, 2, 0).numpy()
-
-
-def _nearest(side: int, scaled: int, start: int, size: int) -> np.ndarray:
-    """Source positions of the window's pixels along one axis, in float32 as torch computes them."""
-    position = np.arange(start, start + min(scaled, size), dtype=np.float32) * (np.float32(side) / np.float32(scaled))
-    return np.minimum(position.astype(np.intp), side - 1)
 
 
 def mark_invented(transforms: Sequence[Transform]) -> None:
@@ -146,20 +51,23 @@ class Normalize:
         levels = np.arange(256)[:, None] / 255
         self.table = ((levels - np.asarray(mean)) / np.asarray(std)).astype(np.float32).T.copy()
 
-    def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "3 h w"]:
-        """Normalise one image."""
-        out = np.empty((3, *image.shape[:2]), np.float32)
+    def __call__(
+        self, image: UInt8[np.ndarray, "h w 3"], out: Float32[np.ndarray, "3 h w"] | None = None
+    ) -> Float32[np.ndarray, "3 h w"]:
+        """Normalise one image, into ``out`` if given: any part of an array whose rows are contiguous."""
+        if out is None:
+            out = np.empty((3, *image.shape[:2]), np.float32)
         for channel, plane in enumerate(cv2.split(image)):
             cv2.LUT(plane, self.table[channel], dst=out[channel])
         return out
 
 
 class TrainTransform:
-    """Scale, pad, crop, flip, extras, normalise; padding ends as exact 0 in the image and 255 in the mask.
+    """Scale, crop, flip, pad, extras, normalise; padding ends as exact 0 in the image and 255 in the mask.
 
     Every draw comes from one generator per call that ``seed`` starts: the result is a function of image and seed
     only, in any process. (Compose.set_random_seed would start *each* transform with the same seed and so couple
-    their draws, a flip to a scale.)
+    their draws.)
 
     Arguments:
         crop_size: side of the crop in pixels.
@@ -180,24 +88,62 @@ class TrainTransform:
         std: Sequence[float],
         extra_transforms: Sequence[Transform] = (),
     ):
-        red, green, blue = (round(255 * value) for value in mean)
+        self.crop = ScaleCrop(crop_size, scales, flip)
+        self.fill = tuple(round(255 * value) for value in mean)
         mark_invented(extra_transforms)
-        steps = [ScaleCrop(crop_size, tuple(scales), (red, green, blue)), A.HorizontalFlip(p=flip), *extra_transforms]
-        self.compose = A.Compose(steps, is_check_shapes=False)
+        self.extra = A.Compose(list(extra_transforms), is_check_shapes=False) if extra_transforms else None
         self.normalize = Normalize(mean, std)
 
     def __call__(
         self, image: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "h w"], seed: int
     ) -> tuple[Float32[Tensor, "3 s s"], Int64[Tensor, "s s"]]:
         """Augment one image and its mask."""
-        self.compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
-        out = self.compose(image=image, mask=mask)
-        pixels, labels = self.normalize(out["image"]), out["mask"]
-        padded = labels == PADDING
-        if padded.any():
-            np.copyto(pixels, 0, where=padded)
-            labels = np.where(padded, np.uint8(IGNORE), labels)
-        return torch.from_numpy(pixels), torch.from_numpy(labels).long()
+        pixels, labels, flip = self._augmented(image, mask, seed)
+        floats = self._normalised(pixels, flip)
+        if self.extra is not None:  # they had the whole crop, and have perhaps invented pixels
+            invented = labels == PADDING
+            np.copyto(floats, 0, where=invented)
+            labels = np.where(invented, np.uint8(IGNORE), labels)
+        return torch.from_numpy(floats), torch.from_numpy(self._padded(labels, flip, IGNORE)).long()
+
+    def unfinished(
+        self, image: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "h w"], seed: int
+    ) -> tuple[UInt8[Tensor, "s s 3"], UInt8[Tensor, "s s"]]:
+        """Augment alone: the same crop, of which :class:`emanet.data.finish.Finish` makes the same numbers."""
+        pixels, labels, flip = self._augmented(image, mask, seed)
+        padded = self._padded(pixels, flip, self.fill), self._padded(labels, flip, PADDING)
+        return torch.from_numpy(padded[0]), torch.from_numpy(padded[1])
+
+    def _augmented(
+        self, image: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "h w"], seed: int
+    ) -> tuple[UInt8[np.ndarray, "h2 w2 3"], UInt8[np.ndarray, "h2 w2"], bool]:
+        """The crop, not yet padded, and whether it is mirrored."""
+        rng = random.Random(seed)
+        window = self.crop.draw(mask.shape, rng)
+        pixels, labels = self.crop.pixels(image, window), self.crop.labels(mask, window)
+        if self.extra is None:
+            return pixels, labels, window.flip
+        self.extra.set_random_state(np.random.default_rng(seed), rng)
+        pixels, labels = self._padded(pixels, window.flip, self.fill), self._padded(labels, window.flip, PADDING)
+        out = self.extra(force_apply=True, image=pixels, mask=labels)  # forced: it draws nothing for itself
+        return out["image"], out["mask"], window.flip
+
+    def _normalised(self, pixels: UInt8[np.ndarray, "h w 3"], flip: bool) -> Float32[np.ndarray, "3 s s"]:
+        """Normalise straight into the padded crop: every number is written once."""
+        (h, w), size = pixels.shape[:2], self.crop.size
+        left = size - w if flip else 0
+        out = np.empty((3, size, size), np.float32)
+        self.normalize(pixels, out[:, :h, left : left + w])
+        out[:, h:] = out[:, :h, :left] = out[:, :h, left + w :] = 0
+        return out
+
+    def _padded(self, array: np.ndarray, flip: bool, value: Any) -> np.ndarray:
+        """Pad at the bottom and at the right, which a flip has made the left."""
+        bottom, side = (self.crop.size - length for length in array.shape[:2])
+        if bottom == side == 0:
+            return array
+        left, right = (side, 0) if flip else (0, side)
+        return cv2.copyMakeBorder(array, 0, bottom, left, right, cv2.BORDER_CONSTANT, value=value)
 
 
 class EvalTransform:

@@ -32,7 +32,8 @@ def in_blocks(
     gradient = low.new_zeros(low.shape if with_gradient else (0,), dtype=dtype)
     weights = None if class_weights is None else class_weights.detach().to(dtype)
     above, shares = taps(low.shape[2], mask.shape[1], align_corners, dtype)
-    problem = Problem(low, mask, weights, align_corners, ignore_index, above.tolist(), shares.to(low.device), losses)
+    shares = shares.to(low.device, non_blocking=True)  # for nothing here is worth waiting for the device
+    problem = Problem(low, mask, weights, align_corners, ignore_index, above.tolist(), shares, losses)
     parts = problem.parts()
 
     def solve(part: Part) -> Tensor | None:

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from emanet.callbacks import Guard
-from emanet.callbacks.guard import BadStepError
+from emanet.callbacks.guard import BadStepError, finite
 from tiny import RecordingTask, fit, tiny_batch, tiny_net
 
 
@@ -102,6 +102,18 @@ def test_a_bad_gradient_counts_although_the_loss_is_finite():
 
     with pytest.raises(BadStepError, match="step 1"):
         fit(RecordingTask(tiny_net()), batches(), callbacks=[Spoil(), Guard()])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_one_value_that_is_no_number_is_found_wherever_it_is(value: float):
+    mu, grads = torch.ones(1, 3, 2), [torch.full((40,), -3e38), torch.tensor(2.0), torch.ones(70, 3)]
+    assert finite(mu, grads)
+    assert finite(mu, [])
+    for place in (mu, *grads):
+        flat = place.view(-1)
+        before, flat[-1] = flat[-1].clone(), value
+        assert not finite(mu, grads)
+        flat[-1] = before
 
 
 def test_too_many_skipped_steps_in_a_row_stop_the_run():

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 
 from emanet.callbacks import LastCheckpoint, SaveOnSignal
 from emanet.callbacks import signals as module
@@ -61,6 +63,23 @@ def test_where_a_validation_follows_it_comes_first_so_that_none_is_lost(tmp_path
 def test_a_signal_in_the_last_step_lets_the_run_end_well(tmp_path):
     interrupted(tmp_path, signal.SIGTERM, 7)
     assert saved_step(tmp_path) == 8
+
+
+def test_lightnings_own_question_to_all_devices_at_each_batch_is_not_asked_meanwhile(tmp_path, monkeypatch):
+    asked: list[int] = []
+    monkeypatch.setattr(_TrainingEpochLoop, "_broadcast_sigterm_tensor", lambda loop: asked.append(1))
+
+    class SeveralDevices(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor()  # what Lightning calls where there are several
+
+    for callbacks, times in (([], 8), ([SaveOnSignal(tmp_path), LastCheckpoint(tmp_path)], 0)):
+        asked.clear()
+        trainer = make_trainer(tmp_path, [*callbacks, SeveralDevices()])
+        trainer.fit(make_task(), ColourData())
+        assert len(asked) == times
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor()
+        assert len(asked) == times + 1, "it is given back"
 
 
 def test_of_several_signals_the_most_urgent_counts():

