@@ -32,12 +32,24 @@ SECTIONS = {
     "peers": "Other implementations",
 }
 #: columns that are no setting of a case
-MEASURED = {"variant", "ms", "quartiles_ms", "rounds", "images_per_s", "floor_ms", "times_floor", "peak_mb", "share"}
+MEASURED = {
+    "variant",
+    "ms",
+    "quartiles_ms",
+    "rounds",
+    "images_per_s",
+    "floor_ms",
+    "times_floor",
+    "peak_mb",
+    "made_mb",
+    "share",
+}
 #: columns that have a table of their own, below that of the time
 FURTHER = {
     "share": "share of the whole",
     "times_floor": "times the floor",
     "peak_mb": "peak memory in MB",
+    "made_mb": "MB of tensors made in a call",
 }
 Row = dict[str, Any]
 
@@ -97,10 +109,14 @@ def section(script: str, device: str, name: str, result: dict[str, Any] | None) 
         lines += [f"![{figure}](performance/{script}_{figure}_{device}.svg)", ""]
     for task, rows in tables(result["rows"]):
         key, words = ("images_per_s", "images/s") if script == "input_pipeline" else ("ms", "milliseconds")
-        lines += [f"*{task + ': ' if task else ''}{words}*", "", *table(rows, key, 3), ""]
+        if any(key in row for row in rows):
+            lines += [f"*{task + ': ' if task else ''}{words}*", "", *table(rows, key, 3), ""]
         further = [(key, words) for key, words in FURTHER.items() if any(key in row for row in rows)]
         if further:
-            lines += [f"<details><summary>{', '.join(words for _, words in further)}</summary>", ""]
+            lines += [
+                f"<details><summary>{task + ': ' if task else ''}{', '.join(words for _, words in further)}</summary>",
+                "",
+            ]
             for key, words in further:
                 lines += [f"*{words}*", "", *table(rows, key, 2 if key == "times_floor" else 3), ""]
             lines += ["</details>", ""]

@@ -23,6 +23,7 @@ import torch
 from measure import Call, Variant, arguments, main, parse
 from torch import Tensor, nn
 
+from emanet.complexity import LiveMemory
 from emanet.emau import EMAU
 from emanet.heads.a2 import DoubleAttention
 from emanet.heads.nonlocal_ import NonLocal
@@ -244,6 +245,23 @@ def variant(name: str, setting: Setting) -> Variant:
     )
 
 
+def allocations(variants: Sequence[Variant], most: int) -> Iterator[dict[str, object]]:
+    """MB of tensors that a call of ours and of the transcription makes: those that it was given are not among them."""
+    for one in variants:
+        if one.case["part"] == "unit" and one.case["side"] <= most and one.name.split()[0] in ("auto", "transcription"):
+            call = one.build()
+            call()
+            with LiveMemory() as twice:
+                call()
+                once = twice.made
+                call()  # what it was given is known by now
+            yield one.case | {
+                "part": "tensors made by the unit",
+                "variant": one.name,
+                "made_mb": round((twice.made - once) / 1e6, 1),
+            }
+
+
 if __name__ == "__main__":
     parser = arguments(__doc__)
     parser.add_argument("--channels", type=int, default=512)
@@ -255,4 +273,5 @@ if __name__ == "__main__":
         for setting in settings(options.device, options.channels, options.sides)
         for name in names(setting)
     ]
-    main("Attention units alone, random weights and features", found, options)
+    also = partial(allocations, found, 129)
+    main("Attention units alone, random weights and features", found, options, also=also)

@@ -55,13 +55,14 @@ class Cost:
 
 
 class LiveMemory(TorchDispatchMode):
-    """Follow the storages that operations make: bytes alive now, and the most at once since the last reset."""
+    """Follow the storages that operations make: bytes alive now, the most at once since the last reset, and all."""
 
     def __init__(self, *held: Tensor) -> None:
         super().__init__()
         self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
         self.weights: set[int] = set()  # not counted
         self.peak = 0
+        self.made = 0
         for value in held:
             self._add(value)
 
@@ -85,6 +86,8 @@ class LiveMemory(TorchDispatchMode):
     def _add(self, value: Tensor) -> None:
         storage = value.untyped_storage()
         if storage._cdata not in self.weights:
+            known = self.alive.get(storage._cdata)
+            self.made += storage.nbytes() if known is None or known[0].expired() else 0
             self.alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
 
     def _bytes(self) -> int:
