@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
 STAMP  := $(VENV)/.installed
-GPU_BENCHMARKS := unit loss step
+GPU_BENCHMARKS := attention_unit loss step
 BENCHMARKS     := $(GPU_BENCHMARKS) input_pipeline
 
 .DEFAULT_GOAL := help

@@ -25,7 +25,7 @@ DOCS = HERE.parent / "docs"
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}
 #: title of each script's section, and what its rows are told apart by
 SECTIONS = {
-    "unit": "The attention unit alone",
+    "attention_unit": "The attention unit alone",
     "loss": "Loss and evaluation of logits",
     "input_pipeline": "Input",
     "step": "A training step, an evaluation",

@@ -143,7 +143,7 @@ def rivals(rows: Sequence[Row]) -> Figure:
 
 #: plots of each script's result, by name
 PLOTS: dict[str, dict[str, Callable[[Sequence[Row]], Figure]]] = {
-    "unit": {"scaling": scaling},
+    "attention_unit": {"scaling": scaling},
     "loss": {"classes": classes},
     "step": {"shares": shares},
     "peers": {"rivals": rivals},

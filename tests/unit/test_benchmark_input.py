@@ -15,8 +15,6 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import input_pipeline
 import input_variants
 
-sys.path.remove(str(Path(__file__).parents[2] / "benchmarks"))  # benchmarks/unit.py would hide tests/unit from imports
-
 SIZE = 33
 MADE = input_variants.available()
 CROPPING = [name for name in MADE if name != "decoding alone"]

@@ -1,4 +1,4 @@
-"""benchmarks/unit.py: what it compares computes the same, its cases run, and its floors count what is counted."""
+"""benchmarks/attention_unit.py: what it compares computes the same, its cases run, and floors count what is counted."""
 
 import sys
 from dataclasses import replace
@@ -16,8 +16,8 @@ from emanet.emau import EMAU
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-import unit
-from unit import Setting
+import attention_unit as unit
+from attention_unit import Setting
 
 SIDES = (33, 65, 257)
 

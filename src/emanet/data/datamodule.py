@@ -219,8 +219,9 @@ class SegmentationDataModule(L.LightningDataModule):
         return self._eval_dataloader("predict")
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Normalise what left its loader as bytes."""
-        return self.finish(batch)
+        """Normalise what left its loader as bytes; Lightning has converted floats to its precision before that."""
+        batch = self.finish(batch)
+        return batch if self.trainer is None else self.trainer.precision_plugin.convert_input(batch)
 
     def _eval_dataloader(self, stage: str) -> DataLoader[Item]:
         split = self.stage_splits[stage]

@@ -1,4 +1,4 @@
-"""Augmentation and normalisation: the paper's recipe, and any transforms of albumentations after it.
+"""Augmentation and normalisation: the paper's recipe as a step of albumentations, and any others after it.
 
 The only file that knows albumentations (2.0.8 is its last MIT release), so that it can be replaced here.
 """
@@ -15,10 +15,11 @@ import albumentations as A
 import cv2
 import numpy as np
 import torch
+from albumentations.core.type_definitions import Targets
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
-from emanet.data.crop import ScaleCrop
+from emanet.data.crop import ScaleCrop, Window
 from emanet.data.reading import IGNORE
 
 Transform: TypeAlias = A.BasicTransform | A.BaseCompose
@@ -29,6 +30,62 @@ PADDING = 254
 
 It travels through any transform with the mask, so a flip or a rotation of the padding needs no bookkeeping.
 """
+
+
+class RecipeCrop(A.DualTransform):
+    """:class:`emanet.data.crop.ScaleCrop` as a transform of albumentations; pads to the whole square.
+
+    Arguments:
+        size, scales, flip: see there.
+        fill: colour of the padding while the image has 8 bits; in the mask it is PADDING.
+        p: part of albumentations' interface; leave it at 1, crops of a batch must have one size.
+    """
+
+    _targets = (Targets.IMAGE, Targets.MASK)
+
+    class InitSchema(A.DualTransform.InitSchema):
+        """Argument types, as albumentations wants them."""
+
+        size: int
+        scales: tuple[float, ...]
+        flip: float
+        fill: tuple[int, int, int]
+
+    def __init__(
+        self,
+        size: int,
+        scales: tuple[float, ...],
+        flip: float = 0.5,
+        fill: tuple[int, int, int] = (124, 116, 104),
+        p: float = 1.0,
+    ):
+        super().__init__(p=p)
+        self.size, self.scales, self.flip, self.fill = size, scales, flip, fill
+        self.crop = ScaleCrop(size, scales, flip)
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """Draw the window."""
+        return {"window": self.crop.draw(params["shape"], self.py_random)}
+
+    def apply(self, img: np.ndarray, window: Window, **params: Any) -> np.ndarray:
+        """Scale, crop, flip and pad the image."""
+        return self._padded(self.crop.pixels(img, window), window, self.fill)
+
+    def apply_to_mask(self, mask: np.ndarray, window: Window, **params: Any) -> np.ndarray:
+        """Scale, crop, flip and pad the mask."""
+        return self._padded(self.crop.labels(mask, window), window, PADDING)
+
+    def get_transform_init_args_names(self) -> tuple[str, ...]:
+        """Names of the constructor's arguments, for albumentations' repr."""
+        return ("size", "scales", "flip", "fill")
+
+    def _padded(self, array: np.ndarray, window: Window, value: Any) -> np.ndarray:
+        """Pad at the bottom and at the right, which a flip has made the left."""
+        bottom, side = (self.size - length for length in array.shape[:2])
+        if bottom == side == 0:
+            return array
+        left, right = (side, 0) if window.flip else (0, side)
+        return cv2.copyMakeBorder(array, 0, bottom, left, right, cv2.BORDER_CONSTANT, value=value)
 
 
 def mark_invented(transforms: Sequence[Transform]) -> None:
@@ -88,62 +145,37 @@ class TrainTransform:
         std: Sequence[float],
         extra_transforms: Sequence[Transform] = (),
     ):
-        self.crop = ScaleCrop(crop_size, scales, flip)
-        self.fill = tuple(round(255 * value) for value in mean)
+        red, green, blue = (round(255 * value) for value in mean)
         mark_invented(extra_transforms)
-        self.extra = A.Compose(list(extra_transforms), is_check_shapes=False) if extra_transforms else None
+        crop = RecipeCrop(crop_size, tuple(scales), flip, (red, green, blue))
+        self.compose = A.Compose([crop, *extra_transforms], is_check_shapes=False)
         self.normalize = Normalize(mean, std)
 
     def __call__(
         self, image: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "h w"], seed: int
     ) -> tuple[Float32[Tensor, "3 s s"], Int64[Tensor, "s s"]]:
         """Augment one image and its mask."""
-        pixels, labels, flip = self._augmented(image, mask, seed)
-        floats = self._normalised(pixels, flip)
-        if self.extra is not None:  # they had the whole crop, and have perhaps invented pixels
-            invented = labels == PADDING
-            np.copyto(floats, 0, where=invented)
-            labels = np.where(invented, np.uint8(IGNORE), labels)
-        return torch.from_numpy(floats), torch.from_numpy(self._padded(labels, flip, IGNORE)).long()
+        crop, labels = self._augmented(image, mask, seed)
+        pixels, padded = self.normalize(crop), labels == PADDING
+        if padded.any():
+            np.copyto(pixels, 0, where=padded)
+            labels = np.where(padded, np.uint8(IGNORE), labels)
+        return torch.from_numpy(pixels), torch.from_numpy(labels).long()
 
     def unfinished(
         self, image: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "h w"], seed: int
     ) -> tuple[UInt8[Tensor, "s s 3"], UInt8[Tensor, "s s"]]:
         """Augment alone: the same crop, of which :class:`emanet.data.finish.Finish` makes the same numbers."""
-        pixels, labels, flip = self._augmented(image, mask, seed)
-        padded = self._padded(pixels, flip, self.fill), self._padded(labels, flip, PADDING)
-        return torch.from_numpy(padded[0]), torch.from_numpy(padded[1])
+        pixels, labels = self._augmented(image, mask, seed)
+        return torch.from_numpy(pixels), torch.from_numpy(labels)
 
     def _augmented(
         self, image: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "h w"], seed: int
-    ) -> tuple[UInt8[np.ndarray, "h2 w2 3"], UInt8[np.ndarray, "h2 w2"], bool]:
-        """The crop, not yet padded, and whether it is mirrored."""
-        rng = random.Random(seed)
-        window = self.crop.draw(mask.shape, rng)
-        pixels, labels = self.crop.pixels(image, window), self.crop.labels(mask, window)
-        if self.extra is None:
-            return pixels, labels, window.flip
-        self.extra.set_random_state(np.random.default_rng(seed), rng)
-        pixels, labels = self._padded(pixels, window.flip, self.fill), self._padded(labels, window.flip, PADDING)
-        out = self.extra(force_apply=True, image=pixels, mask=labels)  # forced: it draws nothing for itself
-        return out["image"], out["mask"], window.flip
-
-    def _normalised(self, pixels: UInt8[np.ndarray, "h w 3"], flip: bool) -> Float32[np.ndarray, "3 s s"]:
-        """Normalise straight into the padded crop: every number is written once."""
-        (h, w), size = pixels.shape[:2], self.crop.size
-        left = size - w if flip else 0
-        out = np.empty((3, size, size), np.float32)
-        self.normalize(pixels, out[:, :h, left : left + w])
-        out[:, h:] = out[:, :h, :left] = out[:, :h, left + w :] = 0
-        return out
-
-    def _padded(self, array: np.ndarray, flip: bool, value: Any) -> np.ndarray:
-        """Pad at the bottom and at the right, which a flip has made the left."""
-        bottom, side = (self.crop.size - length for length in array.shape[:2])
-        if bottom == side == 0:
-            return array
-        left, right = (side, 0) if flip else (0, side)
-        return cv2.copyMakeBorder(array, 0, bottom, left, right, cv2.BORDER_CONSTANT, value=value)
+    ) -> tuple[UInt8[np.ndarray, "s s 3"], UInt8[np.ndarray, "s s"]]:
+        """The whole crop, its padding marked in the mask."""
+        self.compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        out = self.compose(force_apply=True, image=image, mask=mask)  # forced: it draws nothing for itself
+        return out["image"], out["mask"]
 
 
 class EvalTransform:

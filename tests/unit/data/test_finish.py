@@ -94,6 +94,16 @@ def test_a_trainer_sees_finished_batches_and_auto_is_the_device(
     assert torch.equal(module.seen[1], plain["mask"])
 
 
+@pytest.mark.parametrize("place", ["worker", "device"])
+def test_a_trainer_in_float64_sees_float64(tmp_path: Path, place: str):
+    write_folder(tmp_path)
+    module = Watch()
+    quiet = {name: False for name in ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")}
+    options = {"max_steps": 1, "accelerator": "cpu", "limit_val_batches": 0, "use_distributed_sampler": False}
+    L.Trainer(precision="64-true", **options, **quiet).fit(module, folder(tmp_path, place))
+    assert module.seen[0].dtype == torch.float64
+
+
 def test_crops_of_bytes_are_collated_as_others(tmp_path: Path):
     write_folder(tmp_path)
     dataset = folder(tmp_path, "device").train_dataloader().dataset

@@ -1,6 +1,6 @@
 """The attention unit alone, beside its plain transcription, a non-local block and double attention: time and memory.
 
-    python benchmarks/unit.py [--device auto] [--channels 512] [--sides 33 65 97 129 257]
+    python benchmarks/attention_unit.py [--device auto] [--channels 512] [--sides 33 65 97 129 257]
 
 A base case (CPU: 2 images of 65x65 pixels, float32; CUDA: 16, bfloat16; K=64, T=3) with one factor varied at a time.
 Part "unit" is the whole unit, part "em" its iterations and the reconstruction without the two convolutions. Direction
@@ -11,7 +11,7 @@ Floor of the unit: pixels are read once per iteration and once for the reconstru
 reads the input and writes pixels; conv2, the norm and the residual read the input and write the output in one go with
 the reconstruction. Training also writes the reconstruction and conv2's output, reads the latter for its norm, and both,
 the output and its gradient for the input's. Of operations, matrix products count. Pixels that stay in a cache can beat
-the bytes' floor. Writes benchmarks/results/unit_DEVICE.json.
+the bytes' floor. Writes benchmarks/results/attention_unit_DEVICE.json.
 """
 
 from collections.abc import Callable, Iterator, Sequence
