@@ -63,6 +63,13 @@ def ours(size: int) -> Way:
     return Way(lambda sample, seed: transform(*read_pair(sample, labels), seed))
 
 
+def as_bytes(size: int) -> Way:
+    """Ours where the device normalises (``dataset.normalize_on``): what is left to do in a process of the loader."""
+    transform = TrainTransform(crop_size=size, scales=SCALES, flip=0.5, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    labels = TableLabels(class_lut(CLASSES), CLASSES)
+    return Way(lambda sample, seed: transform.unfinished(*read_pair(sample, labels), seed))
+
+
 def cached(size: int) -> Way:
     """Ours with ``dataset.cache``: both files were decoded in an earlier epoch, and the copies are in memory."""
     transform = TrainTransform(crop_size=size, scales=SCALES, flip=0.5, mean=IMAGENET_MEAN, std=IMAGENET_STD)
@@ -193,7 +200,8 @@ def mmsegmentation_voc(size: int) -> Way:
 
 def available() -> dict[str, Callable[[int], Way]]:
     """Every way that the installed packages allow."""
-    ways = {"decoding alone": decoding, "ours": ours, "ours, decoded before": cached, "authors": authors}
+    ways = {"decoding alone": decoding, "ours": ours, "ours, left as bytes": as_bytes}
+    ways |= {"ours, decoded before": cached, "authors": authors}
     if find_spec("torchvision"):
         ways["torchvision v2"] = torchvision_v2
     ways["albumentations"] = plain_albumentations

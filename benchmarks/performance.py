@@ -57,7 +57,13 @@ Row = dict[str, Any]
 def load(folder: Path) -> Results:
     """Result files by script and device."""
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    return {(result["script"], result["device"]): result for result in found if "rows" in result}
+    for result in found:
+        if result["script"] == "input_pipeline":  # whose floor is decoding
+            decoding = [row["ms"] for row in result["rows"] if row["variant"] == "decoding alone"]
+            sources = list(dict.fromkeys((row["source"], row["crop"]) for row in result["rows"]))
+            for row in result["rows"]:
+                row["times_floor"] = row["ms"] / decoding[sources.index((row["source"], row["crop"]))]
+    return {(result["script"], result["device"]): result for result in found}
 
 
 def notes(text: str) -> dict[str, str]:
@@ -69,7 +75,14 @@ def notes(text: str) -> dict[str, str]:
 
 
 def page(results: Results, words: dict[str, str]) -> str:
-    """The whole page."""
+    """The whole page.
+
+    Raises:
+        ValueError: for notes on a section that the page does not have.
+    """
+    unknown = words.keys() - {"", "Goals", "Settings", *SECTIONS.values()}
+    if unknown:
+        raise ValueError(f"docs/performance_notes.md has headings that the page lacks: {', '.join(sorted(unknown))}")
     lines = [
         "# Speed and memory",
         "",
@@ -82,10 +95,11 @@ def page(results: Results, words: dict[str, str]) -> str:
         *goals_table(results),
         "",
         words.get("Goals", ""),
+        *(["", "## Settings", "", words["Settings"]] if "Settings" in words else []),
     ]
     for script, title in SECTIONS.items():
         lines += ["", f"## {title}", "", words.get(title, "")]
-        for device, name in DEVICES.items():
+        for device, name in DEVICES.items() if script != "input_pipeline" else [("cpu", "CPU")]:
             lines += ["", *section(script, device, name, results.get((script, device)))]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
 

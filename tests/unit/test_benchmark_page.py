@@ -1,5 +1,6 @@
 """docs/performance.md: goals are read off results as by hand, what was not run says so, tables show every figure."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -73,10 +74,8 @@ def test_what_has_no_results_is_not_run_and_says_what_would_run_it():
     page = performance.page({}, {"": "Introduction."})
     for script in performance.SECTIONS:
         assert f"**CPU: not run.** `python benchmarks/{script}.py` fills this" in page
-        assert (
-            f"**GPU: not run.** `python benchmarks/{script}.py --device cuda` fills this, as does `make bench-gpu`"
-            in page
-        )
+        on_gpu = f"**GPU: not run.** `python benchmarks/{script}.py --device cuda` fills this, as does `make bench-gpu`"
+        assert (on_gpu in page) is (script != "input_pipeline")
 
 
 def test_a_page_has_every_figure_its_origin_and_the_words_of_the_notes():
@@ -97,6 +96,23 @@ def test_a_page_has_every_figure_its_origin_and_the_words_of_the_notes():
     assert "| 21 | 87 | **32.3** |" in page
     assert "| 59 | 239 | **61.6** |" in page
     assert "| 59 | 377 | **57.8** |" in page
+
+
+def test_notes_that_belong_nowhere_are_refused():
+    with pytest.raises(ValueError, match="headings that the page lacks: Inptu"):
+        performance.page({}, {"": "", "Inptu": "Lost."})
+
+
+def test_the_floor_of_the_input_is_decoding(tmp_path: Path):
+    rows = [
+        {"source": source, "crop": 513, "variant": name, "ms": ms}
+        for source, times in (("a", (10.0, 25.0)), ("b", (20.0, 30.0)))
+        for name, ms in zip(("decoding alone", "ours"), times, strict=True)
+    ]
+    content = result("input_pipeline", rows)["input_pipeline", "cpu"]
+    (tmp_path / "input_pipeline_cpu.json").write_text(json.dumps(content))
+    loaded = performance.load(tmp_path)["input_pipeline", "cpu"]["rows"]
+    assert [row["times_floor"] for row in loaded] == [1, 2.5, 1, 1.5]
 
 
 def test_changes_that_were_not_committed_are_told():
