@@ -170,7 +170,8 @@ def table(rows: Sequence[Row], key: str, digits: int) -> list[str]:
         cases.setdefault(json.dumps([row.get(name) for name in case_keys(rows)]), {})[row["variant"]] = row
     lines = [[*settings, *variants], ["---"] * len(settings) + ["--:"] * len(variants)]
     for found in cases.values():
-        first = best((row[key] for row in found.values() if key in row), default=None)
+        values = [row[key] for row in found.values() if key in row and "share" not in row]  # parts do not compete
+        first = best(values, default=None)
         figures = [figure(found.get(name, {}).get(key), first, digits) for name in variants]
         lines.append([*(text(next(iter(found.values())).get(name)) for name in settings), *figures])
     return ["| " + " | ".join(line) + " |" for line in lines]
