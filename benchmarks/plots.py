@@ -47,7 +47,7 @@ def scaling(rows: Sequence[Row]) -> Figure:
             mine = [row for row in chosen if row["variant"] == name and key in row]
             points = sorted((row["side"] ** 2, row[key] / row["images"]) for row in mine)
             axes.plot(*zip(*points, strict=True) if points else ((), ()), color=color, marker=marker)
-            if name in ("auto", "non-local"):
+            if name == "auto" or (name == "non-local" and key == "ms"):  # its fused attention holds no N² weights
                 guide(axes, points, power=1 if name == "auto" else 2)
         axes.set(xscale="log", yscale="log", xlabel="pixels N of the feature map", ylabel=f"{label} per image")
     there = [name for name in UNITS if any(row["variant"] == name for row in chosen)]
@@ -101,7 +101,7 @@ def shares(rows: Sequence[Row]) -> Figure:
     parts = list(dict.fromkeys(row["variant"] for row in chosen))
     figure = new_figure(1.1 + 0.34 * len(bars))
     axes = figure.subplots()
-    looked = dict(zip(parts, itertools.cycle(COLORS), strict=False))
+    looked = dict(zip(parts, itertools.cycle((*COLORS, GREY)), strict=False))
     for place, (network, of) in enumerate(bars):
         start = 0.0
         for row in (row for row in chosen if (row["network"], row["of"]) == (network, of)):
@@ -133,9 +133,8 @@ def rivals(rows: Sequence[Row]) -> Figure:
     axes.axvline(1, color=GREY, linewidth=0.8)
     axes.set_yticks(range(len(tasks)), [f"{task}\n{size}x{size}" for task, size in tasks])
     axes.invert_yaxis()
-    axes.set(
-        xlabel="time over ours in float32, contiguous (in each row of dots: " + ", ".join(SHORT) + ")", xlim=(0, None)
-    )
+    label = f"time over ours in float32, contiguous\n(rows of dots: {', '.join(SHORT)})"
+    axes.set(xlabel=label, xlim=(0, None))
     axes.grid(axis="x")
     legend_above(figure, [Line2D([], [], ls="", color=looked[n][0], marker=looked[n][1], label=n) for n in names])
     return figure
