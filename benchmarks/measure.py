@@ -8,7 +8,8 @@ Memory is the most that is held beyond the inputs, measured in a process that do
 CPU (Linux), bytes of the allocator on CUDA.
 
 Floor: no variant can be faster than the bytes that its task must move over the bandwidth of a large copy, nor than its
-operations over those of a large matrix product in the same precision, both measured in the same run.
+operations over those of a large matrix product, both measured in the same run. The product is of float32
+where variants of several precisions share a case, so that it has one floor: bfloat16 can go below it.
 """
 
 import argparse
@@ -21,12 +22,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "src"))
@@ -50,6 +52,7 @@ class Variant:
     bytes: float = 0  #: that the task must read and write at least
     operations: float = 0  #: floating-point operations that the task needs at least
     dtype: str = "float32"  #: precision of the operations
+    count: bool = False  #: let PyTorch count the products of a call; others of the case without any take that number
     per_call: int = 1  #: images, say, of a call
     memory: bool = True  #: whether to measure it
     note: dict[str, Any] = field(default_factory=dict)  #: further columns
@@ -172,6 +175,24 @@ def roof(device: str, dtypes: Iterable[str]) -> Roof:
     return Roof(bandwidth, operations)
 
 
+def with_operations(variants: Sequence[Variant]) -> list[Variant]:
+    """Variants of one case with the floating-point operations of their matrix products and convolutions."""
+    found = [
+        replace(variant, operations=counted(variant.build())) if variant.count else variant for variant in variants
+    ]
+    shared = next((variant.operations for variant in found if variant.count), 0)
+    return [
+        variant if variant.operations or variant.bytes else replace(variant, operations=shared) for variant in found
+    ]
+
+
+def counted(call: Call) -> int:
+    """Floating-point operations of a call's matrix products and convolutions."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
 def product_speed(dtype: str, side: int, device: str) -> float:
     """Operations per second of a product of two square matrices."""
     a, b = (torch.randn(side, side, device=device).to(getattr(torch, dtype)) for _ in range(2))
@@ -236,7 +257,7 @@ def main(
     machine = roof(options.device, (variant.dtype for variant in variants))
     rows: list[dict[str, Any]] = []
     for _, group in groupby(variants, key=lambda variant: variant.case):
-        together = list(group)
+        together = with_operations(list(group))
         found = times(together, options)
         gc.collect()
         for variant, values in zip(together, found, strict=True):

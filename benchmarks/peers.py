@@ -28,6 +28,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from attention_unit import Setting, operations
 from checkouts import checkout
 from implementations import OURS, PORT, Implementation, batch, compared, features, first, parameters
 from measure import Call, Variant, arguments, main, parse
@@ -118,19 +119,20 @@ def variants(peers: Sequence[Implementation], options: argparse.Namespace) -> It
     for size in options.pixels:
         for task, backward in (("unit, forward", False), ("unit, forward and backward", True)):
             case = {"task": task, "images": 2, "size": size}
+            least = operations("ours", Setting(options.device, side=size, images=2, training=backward))
             for peer, condition in ways:
                 if peer.unit and peer is not PORT:  # differs from ours in an epsilon
                     build = partial(unit_call, peer, condition, options.device, size, backward)
                     # A fresh process for each of many short calls would take minutes.
                     memory = size == max(options.pixels) and not backward
-                    yield variant(case, peer, condition, build, memory=memory)
+                    yield variant(case, peer, condition, build, memory=memory, operations=least)
     for task, images, size, prepare in (
         ("network, image to classes", 1, options.size, classes_call),
         ("network, loss and gradients", 2, options.crop, gradient_call),
     ):
         case = {"task": task, "images": images, "size": size}
         for peer, condition in ways:
-            yield variant(case, peer, condition, partial(prepare, peer, condition, options.device, size))
+            yield variant(case, peer, condition, partial(prepare, peer, condition, options.device, size), count=True)
 
 
 def label(peer: Implementation, condition: Condition) -> str:

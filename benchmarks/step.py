@@ -60,9 +60,12 @@ def names(device: str) -> list[str]:
 
 def steps(setting: Setting, chosen: Sequence[str]) -> Iterator[Variant]:
     """Training steps of a case."""
+    countable = setting.network != QUICKSTART.network  # PyTorch counts too much of grouped convolutions' backward pass
     for name in chosen:
         build = partial(training, (VARIANTS | ON_CUDA)[name], setting, tf32=name != "no TF32")
-        yield Variant(setting.case("training step"), name, build, per_call=setting.images)
+        yield Variant(
+            setting.case("training step"), name, build, per_call=setting.images, count=countable and name == "plain"
+        )
 
 
 def growth(base: Setting, sizes: Sequence[int], batches: Sequence[int]) -> list[Setting]:
@@ -90,7 +93,7 @@ def variants(options: argparse.Namespace, bases: Sequence[Setting]) -> Iterator[
     for look, setting in looks(options, bases[0]):
         for upsample in ("full", "auto"):
             build = partial(evaluation, upsample, look, setting)
-            yield Variant(setting.case("evaluation") | {"look": look}, upsample, build)
+            yield Variant(setting.case("evaluation") | {"look": look}, upsample, build, count=upsample == "full")
 
 
 def parts(options: argparse.Namespace, bases: Sequence[Setting]) -> Iterator[Row]:

@@ -175,3 +175,11 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, 
     with pytest.raises(SystemExit):
         options(monkeypatch, "--device", "cuda")
     assert "--device cuda: no CUDA device was found" in capsys.readouterr().err
+
+
+def test_operations_are_those_of_the_products_and_are_shared_within_a_case():
+    a, b = torch.ones(3, 4), torch.ones(4, 5)
+    counting = variant(build=lambda: lambda: a @ b + 1, count=True)
+    given, other, by_bytes = variant(operations=7), variant(), variant(bytes=1)
+    found = measure.with_operations([other, counting, given, by_bytes])
+    assert [one.operations for one in found] == [2 * 3 * 4 * 5, 2 * 3 * 4 * 5, 7, 0]

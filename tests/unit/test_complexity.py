@@ -9,7 +9,7 @@ import torch
 from omegaconf import OmegaConf
 
 from emanet import EMANet
-from emanet.complexity import PUBLISHED, PUBLISHED_SIZE, build_on_meta, measure, overheads, published_rows
+from emanet.complexity import PUBLISHED, PUBLISHED_SIZE, LiveMemory, build_on_meta, measure, overheads, published_rows
 from emanet.config import PROJECT_ROOT
 
 N = 65 * 65  # features of a 513x513 image at output stride 8
@@ -108,3 +108,13 @@ def test_the_script_prints_the_tables_and_writes_the_rows(tmp_path):
 def test_no_weights_are_fetched_to_count(monkeypatch):
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", None)
     assert build_on_meta(num_classes=2, backbone="resnet18", channels=8, multi_grid=None).fc2.weight.is_meta
+
+
+def test_live_memory_counts_all_that_was_made_whether_or_not_it_is_alive():
+    given = torch.zeros(10)
+    with LiveMemory(given) as live:
+        before = live.made
+        for _ in range(3):
+            made = given + 1
+            made.mul_(2).view(2, 5)  # neither is new
+    assert live.made - before == 3 * 10 * 4
