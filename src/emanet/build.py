@@ -88,7 +88,6 @@ def build_task(cfg: DictConfig, net: EMANet, datamodule: SegmentationDataModule)
         lr=cfg.optim.lr,
         sgd_momentum=cfg.optim.momentum,
         weight_decay=cfg.optim.weight_decay,
-        nesterov=cfg.optim.nesterov,
         backbone_lr_factor=cfg.optim.backbone_lr_factor,
         poly_power=cfg.optim.poly_power,
         lr_refresh=cfg.optim.lr_refresh,

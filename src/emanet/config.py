@@ -36,8 +36,6 @@ class ModelConfig:
     norm: str = MISSING  # of the bases after an M-step: l2 | layer | none
     maintenance: str = MISSING  # of the bases over training: moving_average | backprop | none
     gradient: str | None = MISSING  # EM iterations that autograd sees: none | last | full; null: none, of ham last
-    renormalise: bool = MISSING  # normalise the bases after each update as well
-    kernel: str = MISSING  # what computes the EM: auto | torch | triton
     dropout: float = MISSING  # share of fc1's channels dropped
     bn_momentum: float = MISSING  # batch norm: share of the new statistics
 
@@ -60,7 +58,6 @@ class OptimConfig:
     lr: float = MISSING  # base rate; biases run at twice it
     momentum: float = MISSING  # optimiser: share of the old step direction
     weight_decay: float = MISSING  # of convolution weights only
-    nesterov: bool = MISSING
     backbone_lr_factor: float = MISSING  # the backbone's share of the rate; 1 is the authors'
     poly_power: float = MISSING  # rate = lr * (1 - step / max_steps) ** poly_power
     lr_refresh: int = MISSING  # steps between refreshes of the rate
@@ -72,7 +69,7 @@ class LossConfig:
     """The loss (group ``loss``)."""
 
     reduction: str = MISSING  # all_pixels (the authors': ignored pixels count in the mean) | valid_pixels
-    upsample: str = MISSING  # of the logits: auto | full (beforehand) | blocks, triton (never at full size)
+    upsample: str = MISSING  # of the logits: auto | full (beforehand) | blocks (never at full size)
     class_weights: list[float] | None = MISSING  # one per class; null: 1
     ohem_threshold: float | None = MISSING  # keep pixels whose true class is less probable; null: all
     ohem_min_kept: int = MISSING  # but at least this many per device batch

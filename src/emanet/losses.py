@@ -69,8 +69,8 @@ def upsampled_loss_terms(
         logits_low: scores at the resolution of the features.
         mask: true classes at the size of the image.
         align_corners: of the interpolation.
-        upsample: ``full`` interpolates first and keeps logits of the mask's size; ``blocks`` and ``triton`` never hold
-            them and differ in rounding alone; ``auto``: see :func:`emanet.kernels.upsampled_loss.pick`.
+        upsample: ``full`` interpolates first and keeps logits of the mask's size; ``blocks`` never holds
+            them and differs in rounding alone; ``auto``: see :func:`emanet.kernels.upsampled_loss.pick`.
         reduction, ignore_index, class_weights, ohem_threshold, ohem_min_kept: see :func:`loss_terms`.
     """
     method = pick(upsample, logits_low, mask)
@@ -85,7 +85,7 @@ def upsampled_loss_terms(
             ohem_threshold=ohem_threshold,
             ohem_min_kept=ohem_min_kept,
         )
-    options: dict[str, Any] = {"align_corners": align_corners, "ignore_index": ignore_index, "method": method}
+    options: dict[str, Any] = {"align_corners": align_corners, "ignore_index": ignore_index}
     if ohem_threshold is None:
         total = upsampled_cross_entropy(logits_low, mask, class_weights=class_weights, **options)
         return LossTerms(total, denominator(mask, reduction, ignore_index, class_weights, total.dtype))

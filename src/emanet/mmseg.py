@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from emanet.emau import EMAU, Backend, e_step
+from emanet.emau import EMAU, e_step
 from emanet.heads import EMA
 from emanet.network import FC1_CHANNELS, EMANet, conv_bn_relu, set_bn_momentum
 
@@ -20,7 +20,7 @@ Eps = Literal["added", "floor"]
 
 AUX_CHANNELS = 256  # of the auxiliary head
 AUX_WEIGHT = 0.4  # of its loss, beside 1 for the head's
-UNIT_OPTIONS = ("K", "T", "T_eval", "momentum", "norm", "maintenance", "gradient", "renormalise", "kernel")
+UNIT_OPTIONS = ("K", "T", "T_eval", "momentum", "norm", "maintenance", "gradient")
 
 
 class MMSegEMAU(EMAU):
@@ -45,8 +45,6 @@ class MMSegEMAU(EMAU):
             raise ValueError(
                 f"eps=floor needs norm=l2 and gradient=none, got norm={self.norm}, gradient={self.gradient}"
             )
-        if eps == "floor" and self.kernel == "triton":
-            raise ValueError("eps=floor has no Triton kernel: set kernel=auto or kernel=torch, or eps=added")
         self.eps = eps
         self.normalise_mean = normalise_mean
 
@@ -59,11 +57,6 @@ class MMSegEMAU(EMAU):
             z = e_step(pixels, mu)
             mu = F.normalize(pixels @ F.normalize(z, p=1.0, dim=1), dim=1)
         return z, mu
-
-    def backend(self, pixels: Float[Tensor, "b c n"]) -> Backend:
-        """What computes these pixels; with ``eps="floor"`` there is no Triton kernel."""
-        found = super().backend(pixels)
-        return "torch" if self.eps == "floor" and found == "triton" else found
 
     def update_bases(self, mu: Float[Tensor, "b c k"]) -> None:
         """Move the stored bases towards the batch's mean, normalised first if so configured."""

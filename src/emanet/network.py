@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from emanet.backbone import Backbone
-from emanet.emau import EMAU, Gradient, Kernel, Maintenance, Norm
+from emanet.emau import EMAU, Gradient, Maintenance, Norm
 from emanet.heads import EMA, build_head
 from emanet.heads.layers import conv_bn_relu
 from emanet.hub import HubMixin
@@ -32,7 +32,7 @@ class EMANet(nn.Module, HubMixin):
         pretrained: ``True`` for timm's ImageNet weights, a path for a local file, ``False`` for none.
         head: ``ema``, the paper's, or a rival of :mod:`emanet.heads`, which takes the options it knows.
         channels: width of the head: 512 or 256 in the paper.
-        K, T, T_eval, momentum, norm, maintenance, gradient, renormalise, kernel: see :class:`~emanet.emau.EMAU`; a
+        K, T, T_eval, momentum, norm, maintenance, gradient: see :class:`~emanet.emau.EMAU`; a
             ``gradient`` of ``None`` is the head's own default.
         dropout: share of fc1's channels dropped in training.
         bn_momentum: share of the *new* statistics in every batch norm's running mean, backbone included.
@@ -59,8 +59,6 @@ class EMANet(nn.Module, HubMixin):
         norm: Norm = "l2",
         maintenance: Maintenance = "moving_average",
         gradient: Gradient | None = None,
-        renormalise: bool = False,
-        kernel: Kernel = "auto",
         dropout: float = 0.1,
         bn_momentum: float = 3e-4,
     ) -> None:
@@ -77,8 +75,6 @@ class EMANet(nn.Module, HubMixin):
                 norm=norm,
                 maintenance=maintenance,
                 gradient=gradient or "none",
-                renormalise=renormalise,
-                kernel=kernel,
                 **options,
             )
         self.num_classes = num_classes

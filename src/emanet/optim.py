@@ -59,7 +59,6 @@ def build_optimizer(
     max_steps: int,
     power: float = 0.9,
     refresh: int = 10,
-    nesterov: bool = False,
     backbone_lr_factor: float = 1.0,
     fused: bool = False,
 ) -> tuple[torch.optim.SGD, torch.optim.lr_scheduler.LambdaLR]:
@@ -71,7 +70,6 @@ def build_optimizer(
         parameter_groups(net, lr=lr, weight_decay=weight_decay, backbone_lr_factor=backbone_lr_factor),
         lr=lr,
         momentum=momentum,
-        nesterov=nesterov,
         fused=fused,
     )
 

@@ -4,7 +4,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from emanet.emau import check_options
+import torch
+
+from emanet.emau import EMAU
 from emanet.errors import ConfigError
 from emanet.heads import EMA, EMA_KEYS, NAMES, check_asked, check_head
 
@@ -40,7 +42,8 @@ def check_model(model: DictConfig) -> None:
     """
     options = {key: model[key] for key in ("channels", *EMA_KEYS)}
     if model.head == EMA:
-        check_options(**options | {"gradient": model.gradient or "none"})
+        with torch.device("meta"):
+            EMAU(**options | {"gradient": model.gradient or "none"})
     elif model._target_.endswith(".MMSegEMANet"):
         raise ValueError(f"MMSegEMANet has head=ema alone, got head={model.head}: use model=emanet")
     else:
@@ -127,7 +130,7 @@ RULES: list[tuple[str, str, Any]] = [
     ("optim.poly_power", "0 or more", _is_not_negative),
     ("optim.lr_refresh", "at least 1", _is_count),
     ("loss.reduction", *_one_of("all_pixels", "valid_pixels")),
-    ("loss.upsample", *_one_of("auto", "full", "blocks", "triton")),
+    ("loss.upsample", *_one_of("auto", "full", "blocks")),
     ("loss.class_weights", "null or weights of 0 or more", _optional(lambda value: all(map(_is_not_negative, value)))),
     ("loss.ohem_threshold", "null or a probability, 0..1", _optional(_is_share)),
     ("loss.ohem_min_kept", "at least 1", _is_count),

@@ -28,7 +28,7 @@ class SegmentationTask(L.LightningModule):
             ``net.update_bases(mu)``.
         class_names: name of each class, for the metric keys.
         max_steps: length of the schedule in optimiser steps.
-        lr, sgd_momentum, weight_decay, poly_power, lr_refresh, nesterov, backbone_lr_factor: see
+        lr, sgd_momentum, weight_decay, poly_power, lr_refresh, backbone_lr_factor: see
             :func:`emanet.optim.build_optimizer`.
         fused: update all parameters in one kernel; ``None``: on CUDA, except in float16, whose gradients such an
             optimiser unscales itself, too late to be clipped.
@@ -55,7 +55,6 @@ class SegmentationTask(L.LightningModule):
         weight_decay: float = 1e-4,
         poly_power: float = 0.9,
         lr_refresh: int = 10,
-        nesterov: bool = False,
         backbone_lr_factor: float = 1.0,
         fused: bool | None = None,
         reduction: Reduction = "all_pixels",
@@ -78,9 +77,7 @@ class SegmentationTask(L.LightningModule):
             "weight_decay": weight_decay,
             "max_steps": max_steps,
             "power": poly_power,
-            "refresh": lr_refresh,
-            "nesterov": nesterov,
-            "backbone_lr_factor": backbone_lr_factor,
+            "refresh": lr_refresh,"backbone_lr_factor": backbone_lr_factor,
         }
         self.fused = fused
         self.loss_options: dict[str, Any] = {

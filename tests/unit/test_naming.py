@@ -18,7 +18,7 @@ RUN = Path("/runs/voc/2026-01-31_12-00-00")
 
 def config(**values) -> DictConfig:
     base = {"name": "voc", "study": None, "swept": [], "tags": [], "seed": 0, "init_from": None}
-    model = {"K": 64, "momentum": 0.9, "renormalise": False, "multi_grid": [1, 2, 4]}
+    model = {"K": 64, "momentum": 0.9, "pretrained": False, "multi_grid": [1, 2, 4]}
     return OmegaConf.create(base | {"model": model, "optim": {"momentum": 0.5}} | values)
 
 
@@ -47,8 +47,8 @@ def test_keys_that_end_alike_are_written_out():
 
 
 def test_values_are_written_as_on_the_command_line():
-    described = describe_run(config(swept=["model.renormalise", "init_from", "model.multi_grid"]), RUN)
-    assert described.name == "renormalise=false init_from=null multi_grid=[1,2,4]"
+    described = describe_run(config(swept=["model.pretrained", "init_from", "model.multi_grid"]), RUN)
+    assert described.name == "pretrained=false init_from=null multi_grid=[1,2,4]"
 
 
 def test_overrides_of_a_sweep_follow_what_the_study_names_and_repeat_nothing():

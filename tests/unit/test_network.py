@@ -31,7 +31,7 @@ def test_the_defaults_are_the_papers_network():
     assert net.backbone.name == "resnet101s"
     assert net.output_stride == 8
     assert (net.emau.K, net.emau.T, net.emau.momentum, net.emau.norm) == (64, 3, 0.9, "l2")
-    assert (net.emau.maintenance, net.emau.gradient, net.emau.renormalise) == ("moving_average", "none", False)
+    assert (net.emau.maintenance, net.emau.gradient) == ("moving_average", "none")
     assert net.fc0.conv.weight.shape == (512, 2048, 3, 3)
     assert net.fc1[0].conv.weight.shape == (256, 512, 3, 3)
     assert net.fc2.weight.shape == (21, 256, 1, 1)

@@ -81,7 +81,6 @@ def test_every_group_follows_the_schedule_from_its_own_rate():
         torch.tensor(seen), torch.tensor([[0.375, 0.375, 0.75], [0.25, 0.25, 0.5], [0.125, 0.125, 0.25], [0, 0, 0]])
     )
     assert {group["momentum"] for group in optimizer.param_groups} == {0.9}
-    assert not any(group["nesterov"] for group in optimizer.param_groups)
 
 
 def test_a_step_is_sgd_with_momentum_and_decay_by_hand():
@@ -101,13 +100,12 @@ def test_a_step_is_sgd_with_momentum_and_decay_by_hand():
     assert net.bias.item() == pytest.approx(b, rel=1e-5)
 
 
-@pytest.mark.parametrize("nesterov", [False, True])
-def test_one_fused_kernel_steps_as_one_parameter_after_the_other(nesterov: bool):
+def test_one_fused_kernel_steps_as_one_parameter_after_the_other():
     results = []
     for fused in (False, True):
         net = tiny_net().double()
         optimizer, scheduler = build_optimizer(
-            net, lr=0.1, momentum=0.9, weight_decay=1e-2, max_steps=20, refresh=1, nesterov=nesterov, fused=fused
+            net, lr=0.1, momentum=0.9, weight_decay=1e-2, max_steps=20, refresh=1, fused=fused
         )
         generator = torch.Generator().manual_seed(0)
         for _ in range(5):

@@ -21,7 +21,7 @@ from emanet.heads.nonlocal_ import NonLocal
 from emanet.heads.psp import PyramidPooling
 
 EMA = "ema"
-EMA_KEYS = ("K", "T", "T_eval", "momentum", "norm", "maintenance", "gradient", "renormalise", "kernel")
+EMA_KEYS = ("K", "T", "T_eval", "momentum", "norm", "maintenance", "gradient")
 
 
 class Rival(NamedTuple):

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from emanet.emau import EPS, Gradient, e_step, normalise
+from emanet.emau import EPS, Gradient, e_step, normalize
 from emanet.heads.layers import check_counts, conv_bn
 
 
@@ -40,7 +40,7 @@ class Hamburger(nn.Module):
     .. math::
         (D, C) = \mathrm{NMF}_T(\mathrm{ReLU}(W_l x + b_l)), \quad y = \mathrm{ReLU}(x + \mathrm{BN}(W_u D C^T))
 
-    The bases start from uniform random numbers, L2-normalised, for every forward: in training from torch's generator
+    The bases start from uniform random numbers, L2-normalized, for every forward: in training from torch's generator
     (which the task seeds by step and rank), in evaluation always from the same ones, so that a score can be repeated.
     The factorisation runs in float32 at least: sums over all pixels overflow float16.
 
@@ -86,7 +86,7 @@ class Hamburger(nn.Module):
         with torch.autocast(kind, enabled=False):
             pixels = pixels.to(torch.promote_types(pixels.dtype, torch.float32))
             start = torch.rand_like(self.bases) if self.training else self.bases
-            start = normalise(start.to(pixels.dtype)).expand(len(pixels), -1, -1)
+            start = normalize(start.to(pixels.dtype)).expand(len(pixels), -1, -1)
             bases, codes = factorise(pixels, start, T=self.iterations, gradient=self.gradient)
             y = bases @ codes.transpose(1, 2)
         return torch.relu(x + self.upper(y.view(x.shape)))

@@ -6,16 +6,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from emanet.kernels import reference
-from emanet.kernels.choice import Kernel, pick
-from emanet.kernels.ops import em_statistics
+from emanet.checks import at_least_one
+from emanet.emau import EPS, Norm, e_step, normalize
 
 Tiles = Iterable[Tensor] | Callable[[], Iterable[Tensor]]
 
 
 @torch.no_grad()
 def expectation_maximization_over_tiles(
-    tiles: Tiles, mu: Float[Tensor, "b c k"], *, T: int = 3, norm: str = "l2", kernel: Kernel = "auto"
+    tiles: Tiles, mu: Float[Tensor, "b c k"], *, T: int = 3, norm: Norm = "l2"
 ) -> tuple[Float[Tensor, "b c k"], Float[Tensor, "b c k"]]:
     """EM over all pixels of an image given in tiles: the bases of the whole image up to rounding.
 
@@ -28,8 +27,7 @@ def expectation_maximization_over_tiles(
             through ``T`` times, or a function that returns a new iterable each time.
         mu: the bases to start from.
         T: iterations, each a pass over the tiles.
-        norm: normalisation of the bases after each M-step, as in :func:`emanet.emau.normalise`.
-        kernel: ``auto``, ``torch`` or ``triton``, see :class:`~emanet.emau.EMAU`.
+        norm: normalisation of the bases after each M-step, as in :func:`emanet.emau.normalize`.
 
     Returns:
         The last bases, and the ones before them: the responsibilities of a tile are ``e_step(tile, before)``, its
@@ -39,26 +37,24 @@ def expectation_maximization_over_tiles(
         ValueError: for T below 1, an iterator (it would be used up after the first pass), no tile at all, or a tile
             that does not go with the bases.
     """
-    if T < 1:
-        raise ValueError(f"T must be at least 1, got T={T}")
+    at_least_one(T=T)
     if isinstance(tiles, Iterator):
         raise ValueError(
             f"tiles are gone through T={T} times, and {type(tiles).__name__} gives them once: pass a list, or a "
             "function that returns a new iterator each time"
         )
     wide = torch.float32 if mu.device.type == "mps" else torch.float64
-    bases = before = mu.transpose(1, 2).to(wide)
+    bases = before = mu.to(wide)
     for _ in range(T):
         sums = torch.zeros_like(bases)
-        weights = torch.zeros_like(bases[..., 0])
+        weights = torch.zeros_like(bases[:, :1])
         for tile in checked(tiles() if callable(tiles) else tiles, mu):
-            low = bases.to(reference.accumulation_type(tile.dtype))
-            on_triton = pick(kernel, tile, mu.shape[2]) == "triton"
-            part, weight = (em_statistics if on_triton else reference.statistics)(tile, low, None)
-            sums += part
-            weights += weight
-        before, bases = bases, reference.finish(sums, weights, norm)
-    return bases.transpose(1, 2).to(mu.dtype), before.transpose(1, 2).to(mu.dtype)
+            pixels = tile.to(torch.promote_types(tile.dtype, torch.float32))
+            z = e_step(pixels, bases.to(pixels.dtype))
+            sums += pixels @ z
+            weights += z.sum(dim=1, keepdim=True)
+        before, bases = bases, normalize(sums / (EPS + weights), norm)
+    return bases.to(mu.dtype), before.to(mu.dtype)
 
 
 def checked(tiles: Iterable[Tensor], mu: Tensor) -> Iterator[Tensor]:

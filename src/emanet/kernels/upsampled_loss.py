@@ -17,11 +17,7 @@ from torch import Tensor
 
 from emanet.kernels.upsampled_loss_blocks import computing_type, in_blocks
 
-Method = Literal["blocks", "triton"]
-Upsample = Literal["auto", "full", "blocks", "triton"]  # what is asked for; ``full`` interpolates first
-#: Whether ``auto`` takes the Triton kernels: not before tests/unit/kernels/test_upsampled_loss_triton.py has passed on
-#: a GPU.
-PROVEN_ON_CUDA = False
+Upsample = Literal["auto", "full", "blocks"]  # what is asked for; ``full`` interpolates first
 #: Logits that PyTorch's own functions take as fast on a CPU: memory beyond 32 MiB is mapped afresh each time.
 SMALL = 2**23
 
@@ -33,7 +29,6 @@ def upsampled_cross_entropy(
     align_corners: bool,
     ignore_index: int = 255,
     class_weights: Float[Tensor, " classes"] | None = None,
-    method: Method = "blocks",
 ) -> Float[Tensor, ""]:
     """Sum of the pixels' losses at the size of the mask, with the gradient found along the way.
 
@@ -43,13 +38,12 @@ def upsampled_cross_entropy(
         align_corners: of the bilinear interpolation, as in ``F.interpolate``.
         ignore_index: label without loss.
         class_weights: weight of each class's loss, or ``None`` for 1.
-        method: ``blocks`` (PyTorch, any device) or ``triton`` (CUDA, up to float32), see :func:`pick`.
 
     Raises:
-        RuntimeError: for a label out of range; with Triton the loss is NaN, as nobody waits there.
+        RuntimeError: for a label out of range.
     """
     with_gradient = logits_low.requires_grad and torch.is_grad_enabled()
-    return upsampled_loss_op(logits_low, mask, class_weights, align_corners, ignore_index, method, with_gradient)[0]
+    return upsampled_loss_op(logits_low, mask, class_weights, align_corners, ignore_index, with_gradient)[0]
 
 
 @torch.no_grad()
@@ -60,57 +54,20 @@ def upsampled_losses(
     align_corners: bool,
     ignore_index: int = 255,
     class_weights: Float[Tensor, " classes"] | None = None,
-    method: Method = "blocks",
 ) -> Float[Tensor, "b height width"]:
     """Loss of each pixel, 0 where it is ignored, without gradient; arguments as in :func:`upsampled_cross_entropy`."""
-    return upsampled_loss_op(logits_low, mask, class_weights, align_corners, ignore_index, method, False)[1]
+    return upsampled_loss_op(logits_low, mask, class_weights, align_corners, ignore_index, False)[1]
 
 
-def pick(upsample: Upsample, logits_low: Tensor, mask: Tensor) -> Literal["full"] | Method:
+def pick(upsample: Upsample, logits_low: Tensor, mask: Tensor) -> Literal["full", "blocks"]:
     """What computes the loss of these logits.
 
-    ``auto`` is the fastest that is exact up to rounding: on a CPU blocks, or ``full`` for few logits; on CUDA Triton
-    once ``PROVEN_ON_CUDA``; elsewhere ``full``, since nothing else was measured there.
-
-    Raises:
-        ValueError: for ``triton`` where it cannot run.
+    ``auto`` is the fastest that was measured: on a CPU blocks, or ``full`` for few logits; elsewhere ``full``.
     """
-    if upsample == "triton":
-        reason = obstacle(logits_low)
-        if reason is not None:
-            raise ValueError(f"upsample=triton cannot run here: {reason}; set upsample=auto or upsample=blocks")
-        return "triton"
     if upsample != "auto":
         return upsample
-    if logits_low.device.type == "cpu":
-        return "blocks" if logits_low.shape[1] * mask.numel() > SMALL else "full"
-    return "triton" if PROVEN_ON_CUDA and obstacle(logits_low) is None else "full"
-
-
-def obstacle(logits: Tensor) -> str | None:
-    """Why the Triton kernels cannot take these logits; ``None`` where they can."""
-    if logits.dtype == torch.float64:
-        return "it computes in float32, got float64 logits"
-    if launcher() is None:
-        return "it needs the package triton, which is not installed"
-    if not (logits.is_cuda or launcher().INTERPRETED):
-        return f"it needs a CUDA device, got logits on {logits.device.type}"
-    return None
-
-
-_launchers: list[Any] = []  # filled on first use: Triton takes a while to import, and is on Linux alone
-
-
-def launcher() -> Any:
-    """The module that starts the Triton kernels; ``None`` where Triton is not installed."""
-    if not _launchers:
-        try:
-            from emanet.kernels import upsampled_loss_triton
-        except ImportError:
-            _launchers.append(None)
-        else:
-            _launchers.append(upsampled_loss_triton)
-    return _launchers[0]
+    many = logits_low.shape[1] * mask.numel() > SMALL
+    return "blocks" if many and logits_low.device.type == "cpu" else "full"
 
 
 # --- the operator: opaque to torch.compile, which would unroll its loops ----------------------------------------------
@@ -123,12 +80,10 @@ def upsampled_loss_op(
     class_weights: Tensor | None,
     align_corners: bool,
     ignore_index: int,
-    method: str,
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sum of the losses, loss of each pixel, and the sum's gradient (empty if not asked for)."""
-    find = in_blocks if method == "blocks" else launcher().launch
-    losses, gradient = find(logits_low, mask, class_weights, align_corners, ignore_index, with_gradient)
+    losses, gradient = in_blocks(logits_low, mask, class_weights, align_corners, ignore_index, with_gradient)
     return losses.sum(), losses, gradient
 
 
@@ -139,7 +94,6 @@ def _(
     class_weights: Tensor | None,
     align_corners: bool,
     ignore_index: int,
-    method: str,
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     dtype = computing_type(logits_low)
@@ -157,7 +111,7 @@ def keep_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tenso
 def loss_backward(ctx: Any, grad_total: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     """Scale the gradient by that of the sum."""
     (gradient,) = ctx.saved_tensors  # in float32 at least: a float16 scale comes before the rounding
-    return (None if grad_total is None else (gradient * grad_total).to(ctx.dtype), *[None] * 6)
+    return (None if grad_total is None else (gradient * grad_total).to(ctx.dtype), *[None] * 5)
 
 
 upsampled_loss_op.register_autograd(loss_backward, setup_context=keep_gradient)

@@ -28,9 +28,7 @@ WITHOUT_COST = (
     "momentum",
     "dropout",
     "bn_momentum",
-    "renormalise",
     "gradient",
-    "kernel",
 )  # keys of the model
 
 

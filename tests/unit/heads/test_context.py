@@ -100,7 +100,7 @@ def test_fc0_alone_is_a_convolution_that_sees_three_by_three_features():
     assert all(max(place) <= 1 for place in changed)
 
 
-def test_one_image_at_a_time_is_refused_in_training_where_a_mean_is_all_that_is_normalised():
+def test_one_image_at_a_time_is_refused_in_training_where_a_mean_is_all_that_is_normalized():
     x = torch.randn(1, D, H, W)
     for head in (ASPP(D, channels=6), PyramidPooling(D, channels=5)):
         with pytest.raises(ConfigError, match="at least 2 images at a time on each device, got 1"):

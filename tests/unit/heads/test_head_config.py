@@ -59,7 +59,7 @@ def test_settings_that_were_stored_before_there_were_heads_build_the_papers():
     model = OmegaConf.create(
         {"_target_": "emanet.EMANet", "backbone": "test_resnet", "output_stride": 16, "multi_grid": None, "channels": 8,
          "K": 3, "T": 3, "T_eval": None, "momentum": 0.9, "norm": "l2", "maintenance": "moving_average",
-         "gradient": "none", "renormalise": False, "dropout": 0.1, "bn_momentum": 3e-4}
+         "gradient": "none", "dropout": 0.1, "bn_momentum": 3e-4}
     )  # fmt: skip
     net = build_network(model, 4)
     assert net.head is None

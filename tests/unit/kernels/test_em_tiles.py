@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from emanet.emau import e_step, expectation_maximization, expectation_maximization_over_tiles, normalise
+from emanet.emau import e_step, expectation_maximization, normalize
+from emanet.kernels.tiles import expectation_maximization_over_tiles
 
 
 def image(dtype: torch.dtype = torch.float64, n: int = 100) -> tuple[Tensor, Tensor]:
     """Pixels (2, 8, n) and bases (2, 8, 3)."""
-    return torch.randn(2, 8, n, dtype=dtype), normalise(torch.randn(2, 8, 3, dtype=dtype))
+    return torch.randn(2, 8, n, dtype=dtype), normalize(torch.randn(2, 8, 3, dtype=dtype))
 
 
 @pytest.mark.parametrize("norm", ["l2", "layer", "none"])
