@@ -136,7 +136,7 @@ def training(overrides: list[str], setting: Setting, *, tf32: bool = True, laps:
         task.on_before_optimizer_step(optimizer)
         optimizer.step()
         scheduler.step()
-        laps.lap("optimiser and bases")
+        laps.lap("optimizer and bases")
         return loss.detach()
 
     if laps is not no_laps:

@@ -80,7 +80,7 @@ def authors_checkout(name: str, folder: Path) -> Implementation:
 
 @cache
 def authors_module(name: str, folder: Path) -> ModuleType:
-    """Their ``network``; with PyTorch's batch norm where their synchronised one cannot be imported."""
+    """Their ``network``; with PyTorch's batch norm where their synchronized one cannot be imported."""
     with imports_from(folder):
         try:
             importlib.import_module(SYNCHRONISED)

@@ -2,10 +2,10 @@
 
     python benchmarks/input_pipeline.py [--rounds 9] [--images 28] [--cases 1 2 3 4 5 6]
 
-Every way reads the same synthetic JPEGs and PNG masks and gives normalised float crops and labels; each call has a
+Every way reads the same synthetic JPEGs and PNG masks and gives normalized float crops and labels; each call has a
 multiple of 7 images, one of each scale (or of each seventh of the range, where a library draws it evenly). Decoding
 alone is what every way must do that has no decoded copies: the floor. "Ours, left as bytes" is what a process of the
-loader does by default, when the device normalises. mmsegmentation takes part where it is importable:
+loader does by default, when the device normalizes. mmsegmentation takes part where it is importable:
 
     pip install --no-deps --target mmseg onedl-mmsegmentation==1.4.2 onedl-mmcv onedl-mmengine ftfy regex \\
         prettytable wcwidth addict yapf termcolor
@@ -31,17 +31,17 @@ sys.path.append(str(HERE.parent / "tests"))
 from input_variants import CLASSES, available
 
 from emanet.data.reading import Sample
-from fake_data import blocks, save_grey_png, save_image, save_palette_png
+from fake_data import blocks, save_gray_png, save_image, save_palette_png
 
 CASES = (  # width and height of the source, side of the crop, kind of mask; the sizes of VOC, COCO, -, Cityscapes
     (500, 375, 513, "palette"),
-    (640, 480, 513, "grey"),
+    (640, 480, 513, "gray"),
     (1280, 960, 513, "palette"),
-    (2048, 1024, 513, "grey"),
+    (2048, 1024, 513, "gray"),
     (500, 375, 321, "palette"),
-    (2048, 1024, 769, "grey"),
+    (2048, 1024, 769, "gray"),
 )
-MASKS = {"palette": save_palette_png, "grey": save_grey_png}
+MASKS = {"palette": save_palette_png, "gray": save_gray_png}
 PACKAGES = ("albumentations", "torchvision", "pillow", "opencv-python-headless", "onedl-mmsegmentation", "onedl-mmcv")
 DRAWN = 280  # seeds of a variant, used in turn
 
@@ -108,4 +108,4 @@ if __name__ == "__main__":
             for number in options.cases
             for variant in variants(Path(folder) / str(number), CASES[number - 1], options.images)
         ]
-        main("synthetic JPEGs and PNG masks to normalised crops, one thread", found, options, packages=installed())
+        main("synthetic JPEGs and PNG masks to normalized crops, one thread", found, options, packages=installed())

@@ -1,6 +1,6 @@
-"""Ways from an image file and its mask to a normalised training crop: ours and those of others, for input_pipeline.py.
+"""Ways from an image file and its mask to a normalized training crop: ours and those of others, for input_pipeline.py.
 
-Each takes a sample and a seed. It gives the image (float32, 3 x side x side, normalised, about 0 where padded) and its
+Each takes a sample and a seed. It gives the image (float32, 3 x side x side, normalized, about 0 where padded) and its
 labels (int64, 255 where padded), scaled by 0.5 to 2, mirrored in half of the cases.
 """
 
@@ -31,7 +31,7 @@ from emanet.data.reading import Sample, TableLabels, class_lut
 from emanet.data.transforms import TrainTransform
 
 CLASSES = 21
-GREY = tuple(round(255 * value) for value in IMAGENET_MEAN)  # 8-bit padding that normalises to about 0
+GREY = tuple(round(255 * value) for value in IMAGENET_MEAN)  # 8-bit padding that normalizes to about 0
 Load = Callable[[Sample, int], tuple[Tensor, Tensor]]
 
 
@@ -64,7 +64,7 @@ def ours(size: int) -> Way:
 
 
 def as_bytes(size: int) -> Way:
-    """Ours where the device normalises (``dataset.normalize_on``): what is left to do in a process of the loader."""
+    """Ours where the device normalizes (``dataset.normalize_on``): what is left to do in a process of the loader."""
     transform = TrainTransform(crop_size=size, scales=SCALES, flip=0.5, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     labels = TableLabels(class_lut(CLASSES), CLASSES)
     return Way(lambda sample, seed: transform.unfinished(*read_pair(sample, labels), seed))
@@ -94,7 +94,7 @@ def decoding(size: int) -> Way:
 
 
 def authors(size: int) -> Way:
-    """The authors' order of work: normalise in float, scale all of it, pad, crop, flip."""
+    """The authors' order of work: normalize in float, scale all of it, pad, crop, flip."""
     crop = ScaleCrop(size, SCALES, flip=0.5)
     mean, std = (torch.tensor(value)[:, None, None] for value in (IMAGENET_MEAN, IMAGENET_STD))
 
@@ -165,7 +165,7 @@ def plain_albumentations(size: int) -> Way:
 
 
 def mmsegmentation(size: int, cat_max_ratio: float = 1.0) -> Way:
-    """mmsegmentation's own classes, from loading to its model's normalisation and padding.
+    """mmsegmentation's own classes, from loading to its model's normalization and padding.
 
     Args:
         size: side of the crop.

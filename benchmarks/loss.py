@@ -64,9 +64,9 @@ def predicted(draw: Draw, blocks: bool, channels_last: bool) -> Call:
 
 
 def select_then_count(prediction: Tensor, mask: Tensor, classes: int) -> Tensor:
-    """A confusion matrix as the authors count it: select the labelled pixels of both, make them int32, count."""
-    labelled = (mask >= 0) & (mask < classes)
-    cells = mask[labelled].int() * classes + prediction[labelled].int()
+    """A confusion matrix as the authors count it: select the labeled pixels of both, make them int32, count."""
+    labeled = (mask >= 0) & (mask < classes)
+    cells = mask[labeled].int() * classes + prediction[labeled].int()
     return torch.bincount(cells, minlength=classes**2).view(classes, classes)
 
 

@@ -23,7 +23,7 @@ from emanet.report.style import (
 )
 
 Row = dict[str, Any]
-#: series of the unit's plot: colour, marker, name in the legend
+#: series of the unit's plot: color, marker, name in the legend
 UNITS = {
     "triton": (BLACK, "P", "EM attention (Triton)"),
     "auto": (BLUE, "o", "EM attention"),

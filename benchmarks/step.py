@@ -2,8 +2,8 @@
 
     python benchmarks/step.py [--device auto] [--backbone resnet50s] [--size 257] [--images 2]
 
-Network, task and optimiser are built from conf/ as src/train.py builds them, with random weights and random images. A
-training step is the task's own (loss, backward, division by the global count, guard, bases, optimiser, schedule) in
+Network, task and optimizer are built from conf/ as src/train.py builds them, with random weights and random images. A
+training step is the task's own (loss, backward, division by the global count, guard, bases, optimizer, schedule) in
 Lightning's order; Lightning's loop, the loggers and the transfer of the batch are left out. A variant is a list of
 overrides; "plain" is PyTorch as it comes, "fast" the preset trainer=fast. An evaluation is the prediction of an image
 and its confusion matrix; variants are eval.upsample.

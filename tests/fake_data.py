@@ -46,8 +46,8 @@ def save_palette_png(path: Path, labels: np.ndarray) -> None:
     image.save(path)
 
 
-def save_grey_png(path: Path, labels: np.ndarray) -> None:
-    """Write labels as grey values."""
+def save_gray_png(path: Path, labels: np.ndarray) -> None:
+    """Write labels as gray values."""
     save_image(path, labels.astype(np.uint8))
 
 
@@ -197,7 +197,7 @@ def write_coco_stuff_164k(root: Path, n_train: int = 3, n_val: int = 2, seed: in
             name = f"{i + (0 if part == 'train2017' else 500):012}"
             labels[name] = blocks(rng, [0, 12, 91, 181, 255])
             save_image(root / part / f"{name}.jpg", picture(rng))
-            save_grey_png(root / "stuffthingmaps_trainval2017" / part / f"{name}.png", labels[name])
+            save_gray_png(root / "stuffthingmaps_trainval2017" / part / f"{name}.png", labels[name])
     return labels
 
 
@@ -211,7 +211,7 @@ def write_cityscapes(root: Path, n_train: int = 3, n_val: int = 2, n_test: int =
             save_image(root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png", picture(rng))
             labels[name] = blocks(rng, [0, 4, 7, 8, 26, 33])
             base = root / "gtFine" / split / city / name
-            save_grey_png(base.with_name(f"{name}_gtFine_labelIds.png"), labels[name])
+            save_gray_png(base.with_name(f"{name}_gtFine_labelIds.png"), labels[name])
             save_image(base.with_name(f"{name}_gtFine_color.png"), picture(rng))
             base.with_name(f"{name}_gtFine_polygons.json").write_text("{}")
     return labels
@@ -225,7 +225,7 @@ def write_ade20k(root: Path, n_train: int = 3, n_val: int = 2, seed: int = 6) ->
             name = f"ADE_{short}_{i:08}"
             labels[name] = blocks(rng, [0, 1, 2, 150])
             save_image(base / "images" / folder / f"{name}.jpg", picture(rng))
-            save_grey_png(base / "annotations" / folder / f"{name}.png", labels[name])
+            save_gray_png(base / "annotations" / folder / f"{name}.png", labels[name])
     return labels
 
 

@@ -104,7 +104,7 @@ def write_sweep(root: Path, key: str, scores: Mapping[Any, Iterable[float]], *, 
 
 
 KINDS = {
-    "noise": ("standard deviation in grey levels", 0.0, (5.0, 10.0, 20.0, 40.0)),
+    "noise": ("standard deviation in gray levels", 0.0, (5.0, 10.0, 20.0, 40.0)),
     "blur": ("standard deviation in pixels", 0.0, (1.0, 2.0)),
     "contrast": ("factor", 1.0, (0.8, 0.4)),
     "brightness": ("factor", 1.0, (0.5, 0.75, 1.25, 1.5)),

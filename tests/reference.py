@@ -30,7 +30,7 @@ def numpy_e_step(x: Array, mu: Array) -> Array:
 
 
 def numpy_m_step(x: Array, z: Array, norm: str = "l2") -> Array:
-    """Bases (c, K): mean of the pixels weighted by their responsibilities, normalised over the channels."""
+    """Bases (c, K): mean of the pixels weighted by their responsibilities, normalized over the channels."""
     mu = np.empty((x.shape[0], z.shape[1]))
     for k in range(z.shape[1]):
         base = x @ z[:, k] / (EM_EPS + z[:, k].sum())
@@ -223,8 +223,8 @@ class ReferenceNet:
 
 
 def reference_loss(logits: Tensor, mask: Tensor, ignore_index: int = 255) -> Tensor:
-    """Negative log-likelihood of the labelled pixels over the number of *all* pixels."""
-    labelled = mask != ignore_index
+    """Negative log-likelihood of the labeled pixels over the number of *all* pixels."""
+    labeled = mask != ignore_index
     log_p = logits - logits.exp().sum(1, keepdim=True).log()
-    truth = torch.zeros_like(logits).scatter_(1, (mask * labelled).unsqueeze(1), 1.0) * labelled.unsqueeze(1)
+    truth = torch.zeros_like(logits).scatter_(1, (mask * labeled).unsqueeze(1), 1.0) * labeled.unsqueeze(1)
     return -(truth * log_p).sum() / mask.numel()

@@ -1,4 +1,4 @@
-"""A whole training run in a second: a 1x1 convolution learns classes that are colours."""
+"""A whole training run in a second: a 1x1 convolution learns classes that are colors."""
 
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ NAMES = ["red", "green", "blue", "never seen"]
 HEIGHT, WIDTH, IGNORE = 12, 16, 255
 
 
-class ColourNet(nn.Module):
-    """Classifies each pixel from its colour alone; 3 * 4 + 4 + 2 parameters."""
+class ColorNet(nn.Module):
+    """Classifies each pixel from its color alone; 3 * 4 + 4 + 2 parameters."""
 
     output_stride = 1
     align_corners = True
@@ -35,10 +35,10 @@ class ColourNet(nn.Module):
         """Nothing: there are none."""
 
 
-class ColourData(L.LightningDataModule):
-    """Images whose colour says the class; image i of the validation split is named ``val-i``."""
+class ColorData(L.LightningDataModule):
+    """Images whose color says the class; image i of the validation split is named ``val-i``."""
 
-    name = "colours"
+    name = "colors"
     class_names = NAMES
     palette = np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200], [9, 9, 9]], np.uint8)
     mean, std, ignore_index = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), IGNORE
@@ -72,11 +72,11 @@ def make_task(**config: Any) -> SegmentationTask:
     """The task around a fresh network."""
     torch.manual_seed(0)
     settings = {"seed": 0, "name": "small", "model": {"K": 2}} | config
-    return SegmentationTask(ColourNet(), class_names=NAMES, max_steps=20, lr=0.5, lr_refresh=1, config=settings)
+    return SegmentationTask(ColorNet(), class_names=NAMES, max_steps=20, lr=0.5, lr_refresh=1, config=settings)
 
 
 def make_trainer(run_dir: Path, callbacks: list[L.Callback], **options: Any) -> L.Trainer:
-    """A CPU trainer of 8 optimiser steps with a validation after every 4."""
+    """A CPU trainer of 8 optimizer steps with a validation after every 4."""
     return L.Trainer(
         **{
             "accelerator": "cpu",

@@ -99,7 +99,7 @@ def test_evaluation_prints_the_miou_of_the_validation_that_wrote_the_checkpoint_
         )
 
 
-def test_k_and_the_three_momenta_reach_bases_optimiser_and_batch_norm(zygote, tmp_path):
+def test_k_and_the_three_momenta_reach_bases_optimizer_and_batch_norm(zygote, tmp_path):
     write_coco_stuff_10k(tmp_path / "data")
     zygote.run(
         *TINY,
@@ -115,7 +115,7 @@ def test_k_and_the_three_momenta_reach_bases_optimiser_and_batch_norm(zygote, tm
     content = checkpoint(tmp_path / "run")
     mu = content["state_dict"]["net.emau.mu"]
     assert mu.shape == (1, 8, 48)
-    torch.testing.assert_close(mu.norm(dim=1), torch.ones(1, 48))  # all kept: still the normalised start
+    torch.testing.assert_close(mu.norm(dim=1), torch.ones(1, 48))  # all kept: still the normalized start
     assert {group["momentum"] for group in content["optimizer_states"][0]["param_groups"]} == {0.25}
     assert content["state_dict"]["net.fc0.bn.running_mean"].abs().max() == 0  # nothing new taken in
     assert content["state_dict"]["net.fc2.weight"].shape[0] == 171

@@ -39,7 +39,7 @@ class DrawingSweeper(Sweeper):
             print("OBJECTIVE", job, done.return_value, flush=True)
 """
 
-# Batch norms as in evaluation: on a CPU there are none that are synchronised.
+# Batch norms as in evaluation: on a CPU there are none that are synchronized.
 FREEZE = """
 import lightning as L
 from torch.nn.modules.batchnorm import _BatchNorm

@@ -126,7 +126,7 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 
 def assert_same_end(got: Path, expected: Path) -> None:
-    """Weights, optimiser, best validation and every logged row are the same to the last bit."""
+    """Weights, optimizer, best validation and every logged row are the same to the last bit."""
     ours, theirs = load(got), load(expected)
     assert ours["global_step"] == theirs["global_step"] == STEPS
     assert all(torch.equal(value, ours["state_dict"][key]) for key, value in theirs["state_dict"].items())

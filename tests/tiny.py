@@ -50,7 +50,7 @@ def loader(batches: list[dict[str, Any]]) -> DataLoader:
 
 
 class RecordingTask(SegmentationTask):
-    """The task in float64; keeps the loss and gradients of every optimiser step, and freezes batch norms if asked."""
+    """The task in float64; keeps the loss and gradients of every optimizer step, and freezes batch norms if asked."""
 
     def __init__(self, net: EMANet, *, frozen_bn: bool = True, **options: Any) -> None:
         super().__init__(net, **{"class_names": NAMES, "max_steps": 10, "lr": 0.1, **options})

@@ -105,7 +105,7 @@ def build_task(cfg: DictConfig, net: EMANet, datamodule: SegmentationDataModule)
 
 
 def build_trainer(cfg: DictConfig, run_dir: Path, *, callbacks: list[L.Callback], loggers: list[Logger]) -> L.Trainer:
-    """Lightning's Trainer with atomic checkpoints; it counts in optimiser steps, not in epochs."""
+    """Lightning's Trainer with atomic checkpoints; it counts in optimizer steps, not in epochs."""
     silence_known_warnings()
     options = {str(key): value for key, value in resolved(cfg.trainer).items()}
     torch.set_float32_matmul_precision(options.pop("matmul_precision"))

@@ -45,7 +45,7 @@ class MMSegModelConfig(ModelConfig):
     """The network of ``model=emanet_mmseg``: the further arguments of :class:`emanet.mmseg.MMSegEMANet`."""
 
     eps: str = MISSING  # of the norms in the EM: added (the paper's) | floor
-    normalise_mean: bool = MISSING  # L2-normalise the batch's mean bases before the moving average
+    normalize_mean: bool = MISSING  # L2-normalize the batch's mean bases before the moving average
     concat: bool = MISSING  # join the backbone's features before the classifier
     align_corners: bool = MISSING  # of the upsampled logits
     aux_weight: float = MISSING  # loss of the auxiliary head; 0: none
@@ -56,7 +56,7 @@ class OptimConfig:
     """SGD and its schedule (group ``optim``)."""
 
     lr: float = MISSING  # base rate; biases run at twice it
-    momentum: float = MISSING  # optimiser: share of the old step direction
+    momentum: float = MISSING  # optimizer: share of the old step direction
     weight_decay: float = MISSING  # of convolution weights only
     backbone_lr_factor: float = MISSING  # the backbone's share of the rate; 1 is the authors'
     poly_power: float = MISSING  # rate = lr * (1 - step / max_steps) ** poly_power
@@ -84,10 +84,10 @@ class TrainerConfig:
     num_nodes: int = MISSING
     strategy: str = MISSING  # auto | ddp
     precision: str = MISSING  # 32-true | bf16-mixed | 16-mixed | 64-true | auto (bf16-mixed where hardware has it)
-    max_steps: int = MISSING  # optimiser steps
-    accumulate_grad_batches: int = MISSING  # batches per optimiser step
+    max_steps: int = MISSING  # optimizer steps
+    accumulate_grad_batches: int = MISSING  # batches per optimizer step
     gradient_clip_val: float | None = MISSING  # largest gradient norm; null: no clipping
-    val_every_n_steps: int = MISSING  # optimiser steps between validations
+    val_every_n_steps: int = MISSING  # optimizer steps between validations
     limit_train_batches: Any = MISSING  # per epoch: a number, a share, or null for all
     limit_val_batches: Any = MISSING
     num_sanity_val_steps: int = MISSING
@@ -211,7 +211,7 @@ class SearchConfig:
     timeout: float | None = MISSING  # seconds after which no further trial starts
     seed: int = MISSING  # of the sampler
     startup_trials: int = MISSING  # drawn at random, and never stopped early
-    warmup_steps: int = MISSING  # optimiser steps before which no trial is stopped
+    warmup_steps: int = MISSING  # optimizer steps before which no trial is stopped
     output: str | None = MISSING  # folder of the search
     space: list[dict[str, Any]] = MISSING  # {key, choices} or {key, low, high, log}
     train: list[str] = MISSING  # overrides of every trial's training

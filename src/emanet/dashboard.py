@@ -153,7 +153,7 @@ def result_panels(study: Study) -> list[Any]:
 
 
 def curve(study: Study, metric: str, title: str) -> Any:
-    """A metric over the optimiser steps; one line for each setting, with the spread over seeds."""
+    """A metric over the optimizer steps; one line for each setting, with the spread over seeds."""
     import wandb_workspaces.reports.v2 as wr
 
     single = study.axes[0] if len(study.axes) == 1 else None  # of several, the grouping of the runs holds

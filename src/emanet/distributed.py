@@ -1,4 +1,4 @@
-"""DistributedDataParallel for a network whose batch norms are not synchronised: every rank's statistics count."""
+"""DistributedDataParallel for a network whose batch norms are not synchronized: every rank's statistics count."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ class SharedStatisticsDDPStrategy(DDPStrategy):
         self.model.broadcast_buffers = False
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Step the optimiser, then average the running statistics: any rank can evaluate and save at any time."""
+        """Step the optimizer, then average the running statistics: any rank can evaluate and save at any time."""
         output = super().optimizer_step(*args, **kwargs)
         assert self.lightning_module is not None
         average_running_statistics(self.lightning_module)
@@ -44,7 +44,7 @@ def ddp_strategy(**options: Any) -> SharedStatisticsDDPStrategy:
 def average_running_statistics(model: nn.Module) -> None:
     """Replace each training batch norm's running mean and variance by their means over all ranks, in one message.
 
-    Batch norms that synchronise themselves are left out. The mean of the ranks' variances leaves out how far the ranks'
+    Batch norms that synchronize themselves are left out. The mean of the ranks' variances leaves out how far the ranks'
     means lie apart, which SyncBN would count in.
     """
     statistics = running_statistics(model)

@@ -39,8 +39,8 @@ class Description:
     Args:
         dataset: what it was trained on.
         class_names: name of each class.
-        palette: colour of each class, 0..255 RGB.
-        mean, std: normalisation of the input in units of 0..1, RGB; ``None``: those of the backbone's weights.
+        palette: color of each class, 0..255 RGB.
+        mean, std: normalization of the input in units of 0..1, RGB; ``None``: those of the backbone's weights.
         miou: on ``split``, a share 0..1; ``None``: not measured.
         split: of the data set that was measured on.
     """
@@ -176,7 +176,7 @@ Semantic segmentation with {method}: EMANet (Li et al., ICCV 2019, arXiv 1907.13
 from emanet import EMANet
 
 net = EMANet.from_pretrained("THIS FOLDER OR REPOSITORY")
-logits = net(image)  # (b, 3, h, w), normalised as config.json says
+logits = net(image)  # (b, 3, h, w), normalized as config.json says
 ```
 
 ## Configuration

@@ -15,7 +15,7 @@ UPSAMPLE = ("auto", "full")
 
 
 def pad_to_stride(image: Float[Tensor, "b 3 h w"], stride: int) -> Float[Tensor, "b 3 H W"]:
-    """Pad right and bottom with 0 (the mean colour) to the next size that is 1 modulo ``stride``: 375 -> 377 at 8.
+    """Pad right and bottom with 0 (the mean color) to the next size that is 1 modulo ``stride``: 375 -> 377 at 8.
 
     At such sizes the corners of the image and of its features coincide (FACTS section 3).
     """

@@ -36,7 +36,7 @@ def loss_terms(
         mask: true classes, ``ignore_index`` where there is none.
         reduction: ``all_pixels`` divides by the number of all pixels, ignored and padded ones included, as the
             authors' code does (it changes the effective learning rate, FACTS section 1); ``valid_pixels`` divides by
-            the (weighted) number of labelled pixels, as PyTorch's mean does.
+            the (weighted) number of labeled pixels, as PyTorch's mean does.
         ignore_index: label without loss.
         class_weights: weight of each class, or ``None`` for 1.
         ohem_threshold: online hard example mining: keep only pixels whose true class has a probability below this,
@@ -123,7 +123,7 @@ def hard_pixels(
     threshold: float,
     min_kept: int,
 ) -> Tensor:
-    """Boolean (b, h, w): labelled pixels whose true class is given a probability below the threshold.
+    """Boolean (b, h, w): labeled pixels whose true class is given a probability below the threshold.
 
     Where fewer than ``min_kept`` are that hard, the threshold rises to the probability of the ``min_kept``-th hardest.
     """
@@ -150,7 +150,7 @@ def segmentation_loss(
     ohem_threshold: float | None = None,
     ohem_min_kept: int = 100_000,
 ) -> Float[Tensor, ""]:
-    """Mean pixel loss; arguments as in :func:`loss_terms`. A batch without any labelled pixel has loss 0, not NaN."""
+    """Mean pixel loss; arguments as in :func:`loss_terms`. A batch without any labeled pixel has loss 0, not NaN."""
     terms = loss_terms(
         logits,
         mask,

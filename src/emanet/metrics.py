@@ -14,7 +14,7 @@ class SegmentationScores(NamedTuple):
     """Scores of a split; a class absent from truth and prediction has IoU NaN and is left out of the means."""
 
     miou: Tensor  #: mean IoU over the classes that occur in truth or prediction
-    pixel_accuracy: Tensor  #: share of labelled pixels that are right
+    pixel_accuracy: Tensor  #: share of labeled pixels that are right
     mean_accuracy: Tensor  #: mean recall over the classes that occur in the truth
     iou: Tensor  #: (classes,) IoU of each class
     classes_averaged: Tensor  #: number of classes in the mean IoU
@@ -82,7 +82,7 @@ def scores_from_confusion(confusion: Int[Tensor, "classes classes"]) -> Segmenta
 
 
 class SegmentationMetrics(Metric):
-    """A split's scores, accumulated batch by batch; synchronised over devices as a sum of int64 counts."""
+    """A split's scores, accumulated batch by batch; synchronized over devices as a sum of int64 counts."""
 
     full_state_update = False
     confusion: Tensor

@@ -24,20 +24,20 @@ UNIT_OPTIONS = ("K", "T", "T_eval", "momentum", "norm", "maintenance", "gradient
 
 
 class MMSegEMAU(EMAU):
-    """The unit with the port's two differences; with ``eps="added"`` and ``normalise_mean=False`` it is the paper's.
+    """The unit with the port's two differences; with ``eps="added"`` and ``normalize_mean=False`` it is the paper's.
 
     Args:
         channels: channels c of the input and of the output.
         eps: what keeps a division by a norm finite. ``added``: 1e-6 is added, as the authors do; ``floor``: the norm
             is at least 1e-12, as ``torch.nn.functional.normalize`` does.
-        normalise_mean: L2-normalise the batch's mean bases before the moving average takes them in.
+        normalize_mean: L2-normalize the batch's mean bases before the moving average takes them in.
         options: see :class:`~emanet.emau.EMAU`.
 
     Raises:
         ValueError: for an ``eps`` that does not go with the other options.
     """
 
-    def __init__(self, channels: int, *, eps: str = "floor", normalise_mean: bool = True, **options: Any) -> None:
+    def __init__(self, channels: int, *, eps: str = "floor", normalize_mean: bool = True, **options: Any) -> None:
         super().__init__(channels, **options)
         if eps not in get_args(Eps):
             raise ValueError(f"eps must be one of {', '.join(get_args(Eps))}, got eps={eps!r}")
@@ -46,7 +46,7 @@ class MMSegEMAU(EMAU):
                 f"eps=floor needs norm=l2 and gradient=none, got norm={self.norm}, gradient={self.gradient}"
             )
         self.eps = eps
-        self.normalise_mean = normalise_mean
+        self.normalize_mean = normalize_mean
 
     def run_em(self, pixels: Float[Tensor, "b c n"]) -> tuple[Float[Tensor, "b n k"], Float[Tensor, "b c k"]]:
         """EM from the stored bases, with norms bounded from below instead of raised."""
@@ -59,9 +59,9 @@ class MMSegEMAU(EMAU):
         return z, mu
 
     def update_bases(self, mu: Float[Tensor, "b c k"]) -> None:
-        """Move the stored bases towards the batch's mean, normalised first if so configured."""
+        """Move the stored bases towards the batch's mean, normalized first if so configured."""
         mean = mu.mean(dim=0, keepdim=True)
-        super().update_bases(F.normalize(mean, dim=1) if self.normalise_mean else mean)
+        super().update_bases(F.normalize(mean, dim=1) if self.normalize_mean else mean)
 
 
 class MMSegEMANet(EMANet):
@@ -72,7 +72,7 @@ class MMSegEMANet(EMANet):
         backbone: a timm ResNet; ``resnet50c`` and ``resnet101c`` (stem 32-32-64, ResNetV1c) are the port's.
         multi_grid: see :class:`~emanet.backbone.Backbone`; the port has none (paper: 1, 2, 4).
         channels: width of the attention unit.
-        eps, normalise_mean: see :class:`MMSegEMAU` (paper: added, false).
+        eps, normalize_mean: see :class:`MMSegEMAU` (paper: added, false).
         concat: join the backbone's features to fc1's, and reduce them by a 3x3 convolution (paper: false).
         align_corners: of the upsampled logits; the port's 769x769 configurations say true (paper: true).
         aux_weight: weight of the loss of a small head on the third stage, in training; 0: no such head (paper: 0).
@@ -92,7 +92,7 @@ class MMSegEMANet(EMANet):
         multi_grid: list[int] | None = None,
         channels: int = 512,
         eps: str = "floor",
-        normalise_mean: bool = True,
+        normalize_mean: bool = True,
         concat: bool = True,
         align_corners: bool = False,
         aux_weight: float = AUX_WEIGHT,
@@ -105,7 +105,7 @@ class MMSegEMANet(EMANet):
         if (head := options.get("head", EMA)) != EMA:
             raise ValueError(f"mmsegmentation's EMANet has head=ema alone, got head={head!r}: use model=emanet")
         unit = {name: options[name] for name in UNIT_OPTIONS if options.get(name) is not None}  # None: the default
-        emau = MMSegEMAU(channels, eps=eps, normalise_mean=normalise_mean, **unit)
+        emau = MMSegEMAU(channels, eps=eps, normalize_mean=normalize_mean, **unit)
         super().__init__(
             num_classes, backbone=backbone, multi_grid=multi_grid, channels=channels, dropout=dropout, **options
         )

@@ -118,7 +118,7 @@ class EMANet(nn.Module, HubMixin):
         return self.fc2(self.fc1(x)), mu
 
     def update_bases(self, mu: Float[Tensor, "b c k"]) -> None:
-        """Move the stored bases towards the mean of ``mu``, once per optimiser step; another head has none to move."""
+        """Move the stored bases towards the mean of ``mu``, once per optimizer step; another head has none to move."""
         if self.head is None:
             self.emau.update_bases(mu)
 

@@ -1,4 +1,4 @@
-"""The paper's optimiser: SGD with three parameter groups and a poly schedule (FACTS section 3)."""
+"""The paper's optimizer: SGD with three parameter groups and a poly schedule (FACTS section 3)."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ def parameter_kind(name: str, parameter: nn.Parameter) -> str:
 
 
 def poly_factor(step: int, *, max_steps: int, power: float = 0.9, refresh: int = 10) -> float:
-    """Share of the base rate for the optimiser step with index ``step`` (from 0): ``(1 - i / max_steps) ** power``.
+    """Share of the base rate for the optimizer step with index ``step`` (from 0): ``(1 - i / max_steps) ** power``.
 
     The authors refresh the rate only every 10th iteration, counted from 1: iterations 1-9 run at the full rate, the
     10th at that of i = 10, the last one at 0.
@@ -62,7 +62,7 @@ def build_optimizer(
     backbone_lr_factor: float = 1.0,
     fused: bool = False,
 ) -> tuple[torch.optim.SGD, torch.optim.lr_scheduler.LambdaLR]:
-    """SGD over :func:`parameter_groups` and its schedule, to be stepped once per optimiser step.
+    """SGD over :func:`parameter_groups` and its schedule, to be stepped once per optimizer step.
 
     ``fused`` updates all parameters in one kernel, where PyTorch has it; it differs in rounding alone.
     """

@@ -46,7 +46,7 @@ class Restored(NamedTuple):
     net: EMANet
     names: tuple[str, ...]  #: of the classes
     palette: UInt8[np.ndarray, "classes 3"]
-    mean: tuple[float, ...]  #: normalisation of the input in units of 0..1, RGB
+    mean: tuple[float, ...]  #: normalization of the input in units of 0..1, RGB
     std: tuple[float, ...]
 
 
@@ -136,7 +136,7 @@ def from_network(net: EMANet, source: str) -> Stored:
 
 
 def classes_of_dataset(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """Names and colours of a configured data set, which need not be on disk."""
+    """Names and colors of a configured data set, which need not be on disk."""
     try:
         datamodule = call_target(OmegaConf.create(dict(dataset)))
     except (EMANetError, KeyError) as error:

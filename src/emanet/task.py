@@ -1,4 +1,4 @@
-"""The training task: loss, metrics, optimiser, and the update of the bases over all devices."""
+"""The training task: loss, metrics, optimizer, and the update of the bases over all devices."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,24 +20,24 @@ Batch = dict[str, Any]
 class SegmentationTask(L.LightningModule):
     """Train a network under the paper's recipe (FACTS section 3).
 
-    Gradients, loss and bases are those of *one* batch made of all images of an optimiser step, over every device and
+    Gradients, loss and bases are those of *one* batch made of all images of an optimizer step, over every device and
     accumulated batch, whatever their sizes: each is summed first and divided by the global denominator at the step.
 
     Args:
         net: the network; ``net(image, return_bases=True, low=True) -> (logits_low, mu)``, ``net.align_corners`` and
             ``net.update_bases(mu)``.
         class_names: name of each class, for the metric keys.
-        max_steps: length of the schedule in optimiser steps.
+        max_steps: length of the schedule in optimizer steps.
         lr, sgd_momentum, weight_decay, poly_power, lr_refresh, backbone_lr_factor: see
             :func:`emanet.optim.build_optimizer`.
         fused: update all parameters in one kernel; ``None``: on CUDA, except in float16, whose gradients such an
-            optimiser unscales itself, too late to be clipped.
+            optimizer unscales itself, too late to be clipped.
         reduction, upsample, class_weights, ohem_threshold, ohem_min_kept: see
             :func:`emanet.losses.upsampled_loss_terms`.
         ignore_index: label without loss and score.
         seed: of the randomness inside the network (dropout).
         inference: how validation looks at images.
-        palette: colour of each class (r, g, b); stored beside the names, for predictions without the data set.
+        palette: color of each class (r, g, b); stored beside the names, for predictions without the data set.
         config: the resolved run configuration as plain containers; stored in every checkpoint, so that a checkpoint
             alone is enough to rebuild network and data.
     """
@@ -77,7 +77,8 @@ class SegmentationTask(L.LightningModule):
             "weight_decay": weight_decay,
             "max_steps": max_steps,
             "power": poly_power,
-            "refresh": lr_refresh,"backbone_lr_factor": backbone_lr_factor,
+            "refresh": lr_refresh,
+            "backbone_lr_factor": backbone_lr_factor,
         }
         self.fused = fused
         self.loss_options: dict[str, Any] = {
@@ -143,7 +144,7 @@ class SegmentationTask(L.LightningModule):
         self.log("train/lr", torch.tensor(optimizer.param_groups[0]["lr"], dtype=torch.float32))
         if self.judge is None or self.judge(loss, mean_mu):
             self.net.update_bases(mean_mu)
-        else:  # without gradients the optimiser moves nothing, by momentum and weight decay neither
+        else:  # without gradients the optimizer moves nothing, by momentum and weight decay neither
             optimizer.zero_grad(set_to_none=True)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -152,7 +153,7 @@ class SegmentationTask(L.LightningModule):
             self.trainer.should_stop = True
 
     def configure_optimizers(self) -> Any:
-        """SGD with three parameter groups, poly schedule per optimiser step."""
+        """SGD with three parameter groups, poly schedule per optimizer step."""
         fused = self.fused
         if fused is None:
             fused = self.device.type == "cuda" and self.trainer.precision != "16-mixed"
@@ -184,7 +185,7 @@ class SegmentationTask(L.LightningModule):
 
 
 class StepWindow:
-    """Sums over the batches of one optimiser step on this device, and their reduction over all devices."""
+    """Sums over the batches of one optimizer step on this device, and their reduction over all devices."""
 
     def __init__(self, mu: Tensor, pixels_per_image: int) -> None:
         self.pixels_per_image = pixels_per_image

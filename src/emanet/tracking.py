@@ -117,7 +117,7 @@ class RunWandbLogger(WandbLogger):
                 log.warning("W&B: %s was not taken as an artifact: %s: %s", path, type(error).__name__, error)
 
     @rank_zero_only
-    def summarise(self, values: Mapping[str, Any]) -> None:
+    def summarize(self, values: Mapping[str, Any]) -> None:
         """Put values beside the last ones of the metrics in the run's summary."""
         try:
             self.experiment.summary.update(dict(values))

@@ -1,4 +1,4 @@
-"""Pictures of segmentations: colours, overlays, error maps, legends and sheets. NumPy and Pillow only."""
+"""Pictures of segmentations: colors, overlays, error maps, legends and sheets. NumPy and Pillow only."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,7 +14,7 @@ INK, FAINT, PAPER, LINE = (33, 37, 41), (108, 117, 125), (255, 255, 255), (173, 
 MARGIN, GAP = 20, 8
 MOST_NAME = 16  # width that a legend gives a name before it is shortened, in font sizes
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Pixels = UInt8[np.ndarray, "h w 3"]
 Labels = Integer[np.ndarray, "h w"]
 Palette = UInt8[np.ndarray, "classes 3"]
@@ -27,10 +27,10 @@ class SheetRow(NamedTuple):
     pictures: Sequence[Pixels]
 
 
-def colourise(
-    mask: Labels, palette: Palette, ignore_index: int = IGNORE_INDEX, ignore_colour: Colour = IGNORE_COLOUR
+def colorize(
+    mask: Labels, palette: Palette, ignore_index: int = IGNORE_INDEX, ignore_color: Color = IGNORE_COLOUR
 ) -> Pixels:
-    """Colour every pixel by its class.
+    """Color every pixel by its class.
 
     Raises:
         ValueError: for a label that is neither in the palette nor the ignore label.
@@ -42,34 +42,34 @@ def colourise(
             f"labels must lie in 0..{len(palette) - 1} or be {ignore_index} (ignored), "
             f"got {labels.min()}..{labels.max()}"
         )
-    colours = np.vstack([palette, np.array([ignore_colour], np.uint8)])
-    return colours[np.where(ignored, len(palette), mask)]
+    colors = np.vstack([palette, np.array([ignore_color], np.uint8)])
+    return colors[np.where(ignored, len(palette), mask)]
 
 
 def overlay(
     image: Pixels, mask: Labels, palette: Palette, alpha: float = 0.5, ignore_index: int = IGNORE_INDEX
 ) -> Pixels:
     """Lay the classes over an image with opacity ``alpha``; ignored pixels show the image alone."""
-    colours = colourise(mask, palette, ignore_index)
-    blended = np.rint((1 - alpha) * image + alpha * colours.astype(np.float64)).astype(np.uint8)
+    colors = colorize(mask, palette, ignore_index)
+    blended = np.rint((1 - alpha) * image + alpha * colors.astype(np.float64)).astype(np.uint8)
     return np.where((mask == ignore_index)[..., None], image, blended)
 
 
 def error_map(image: Pixels, truth: Labels, prediction: Labels, ignore_index: int = IGNORE_INDEX) -> Pixels:
-    """Wrong pixels in red over a pale grey image; ignored pixels are neither right nor wrong and stay flat grey."""
-    grey = image.mean(axis=2, keepdims=True)
-    canvas = np.repeat(np.rint(127 + grey / 2), 3, axis=2).astype(np.uint8)
+    """Wrong pixels in red over a pale gray image; ignored pixels are neither right nor wrong and stay flat gray."""
+    gray = image.mean(axis=2, keepdims=True)
+    canvas = np.repeat(np.rint(127 + gray / 2), 3, axis=2).astype(np.uint8)
     canvas[truth != prediction] = WRONG_COLOUR
     canvas[truth == ignore_index] = IGNORE_COLOUR
     return canvas
 
 
-def denormalise(
+def denormalize(
     image: Float[np.ndarray, "3 h w"], mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> Pixels:
-    """Turn a network's input back into 8-bit colours; mean and std are in units of 0..1."""
-    colours = np.moveaxis(image.astype(np.float64), 0, 2) * np.asarray(std) + np.asarray(mean)
-    return np.rint(255 * colours.clip(0, 1)).astype(np.uint8)
+    """Turn a network's input back into 8-bit colors; mean and std are in units of 0..1."""
+    colors = np.moveaxis(image.astype(np.float64), 0, 2) * np.asarray(std) + np.asarray(mean)
+    return np.rint(255 * colors.clip(0, 1)).astype(np.uint8)
 
 
 def fit_size(height: int, width: int, most: int) -> tuple[int, int]:
@@ -79,7 +79,7 @@ def fit_size(height: int, width: int, most: int) -> tuple[int, int]:
 
 
 def resize(image: Pixels, height: int, width: int, *, smooth: bool = True) -> UInt8[np.ndarray, "H W 3"]:
-    """Resize a picture: smoothly for photographs, to the nearest pixel for colours that mean a class."""
+    """Resize a picture: smoothly for photographs, to the nearest pixel for colors that mean a class."""
     resample = Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST
     return np.asarray(Image.fromarray(image).resize((width, height), resample))
 
@@ -105,10 +105,8 @@ def shorten(text: str, most: float | int, face: ImageFont.FreeTypeFont | ImageFo
     return text.rstrip() + "..."
 
 
-def legend(
-    names: Sequence[str], colours: Sequence[Colour] | Palette, *, width: int = 800, size: int = 15
-) -> Image.Image:
-    """Draw coloured squares with class names beside them, in as many equal columns as fit into ``width``."""
+def legend(names: Sequence[str], colors: Sequence[Color] | Palette, *, width: int = 800, size: int = 15) -> Image.Image:
+    """Draw colored squares with class names beside them, in as many equal columns as fit into ``width``."""
     face, box, line = font(size), size + 3, size + 13
     indent = box + GAP
     widest = min(max((face.getlength(name) for name in names), default=0), MOST_NAME * size)
@@ -117,9 +115,9 @@ def legend(
     rows = -(-len(names) // columns)
     canvas = Image.new("RGB", (width, rows * line), PAPER)
     draw = ImageDraw.Draw(canvas)
-    for index, (name, colour) in enumerate(zip(names, colours, strict=True)):
+    for index, (name, color) in enumerate(zip(names, colors, strict=True)):
         x, y = (index // rows) * column_width, (index % rows) * line
-        draw.rectangle((x, y + 4, x + box, y + 4 + box), fill=tuple(int(c) for c in colour), outline=LINE)
+        draw.rectangle((x, y + 4, x + box, y + 4 + box), fill=tuple(int(c) for c in color), outline=LINE)
         text = shorten(name, column_width - indent - GAP, face)
         draw.text((x + indent, y + 4 + box / 2), text, fill=INK, font=face, anchor="lm")
     return canvas
@@ -142,11 +140,11 @@ def legend_of(
     present = occurring(masks)
     classes = [label for label in present if label != ignore_index]
     shown_names = [names[label] for label in classes]
-    shown_colours = [tuple(palette[label].tolist()) for label in classes]
+    shown_colors = [tuple(palette[label].tolist()) for label in classes]
     if ignore_index in present:
         shown_names.append("(ignored)")
-        shown_colours.append(IGNORE_COLOUR)
-    return legend(shown_names, shown_colours, width=width)
+        shown_colors.append(IGNORE_COLOUR)
+    return legend(shown_names, shown_colors, width=width)
 
 
 def sheet(
@@ -160,7 +158,7 @@ def sheet(
 ) -> Image.Image:
     """Arrange rows of pictures under column titles, with a headline above and a footer (the legend) below.
 
-    Pictures are centred in cells of width ``cell`` and must not be larger than that; a row is as high as its highest
+    Pictures are centered in cells of width ``cell`` and must not be larger than that; a row is as high as its highest
     picture. See :func:`sheet_width` for the width of the whole.
     """
     heading, body, small = font(24), font(16), font(13)
@@ -172,9 +170,9 @@ def sheet(
     draw = ImageDraw.Draw(canvas)
 
     y = MARGIN
-    for text, face, colour, step in ((title, heading, INK, 36), (subtitle, body, FAINT, 24)):
+    for text, face, color, step in ((title, heading, INK, 36), (subtitle, body, FAINT, 24)):
         if text:
-            draw.text((MARGIN, y), shorten(text, width - 2 * MARGIN, face), fill=colour, font=face)
+            draw.text((MARGIN, y), shorten(text, width - 2 * MARGIN, face), fill=color, font=face)
             y += step
     for column, text in enumerate(columns):
         x = MARGIN + column * (cell + GAP) + cell / 2

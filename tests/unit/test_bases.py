@@ -22,7 +22,7 @@ from emanet.bases import (
     similarity,
     turn,
 )
-from emanet.emau import expectation_maximization, normalise
+from emanet.emau import expectation_maximization, normalize
 from emanet.mmseg import MMSegEMANet
 from emanet.prediction.similarity import COLD, HOT, cluster_order, similarity_picture
 from reference import numpy_e_step, numpy_m_step
@@ -144,7 +144,7 @@ def test_an_em_that_starts_at_its_fixed_point_changes_nothing():
     before = measure([look(net, image)], net.emau.mu[0])
     net.emau.T = 1000
     fixed = look(net, image).mu
-    net.emau.mu.copy_(normalise(fixed[None]))
+    net.emau.mu.copy_(normalize(fixed[None]))
     net.emau.T = 1
     after = measure([look(net, image)], net.emau.mu[0])
     assert after["bases/similarity_max"] < 0.99, "the bases have not become one"
@@ -206,7 +206,7 @@ def test_the_picture_has_a_block_for_each_group_and_a_bar_for_each_share():
     shares[0] = 0.55
     picture = np.asarray(similarity_picture(two_groups(), shares, title="step 4"))
     expected = {0.9: np.array([247, 247, 247]) * 0.1 + np.array(HOT) * 0.9, -0.5: (np.array([247] * 3) + COLD) / 2}
-    area = {value: (np.abs(picture - colour).max(axis=2) <= 1).sum() for value, colour in expected.items()}
+    area = {value: (np.abs(picture - color).max(axis=2) <= 1).sum() for value, color in expected.items()}
     assert area[0.9] == pytest.approx(40 * 1600, rel=0.02)  # cells of 40 x 40: two blocks of 25, less the diagonal
     assert area[-0.5] == pytest.approx(50 * 1600, rel=0.02)
     bars = (picture[:, 472:] == COLD).all(axis=2).sum(axis=1)  # of the shares, right of the matrix

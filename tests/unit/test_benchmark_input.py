@@ -20,13 +20,13 @@ MADE = input_variants.available()
 CROPPING = [name for name in MADE if name not in ("decoding alone", "ours, left as bytes")]
 
 
-@pytest.fixture(scope="module", params=["palette", "grey"])
+@pytest.fixture(scope="module", params=["palette", "gray"])
 def samples(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     return input_pipeline.write_images(tmp_path_factory.mktemp("input"), 2, 50, 38, request.param)
 
 
 @pytest.mark.parametrize("name", CROPPING)
-def test_each_way_gives_normalised_crops_with_labels_and_padding_about_zero(name: str, samples: list[Sample]):
+def test_each_way_gives_normalized_crops_with_labels_and_padding_about_zero(name: str, samples: list[Sample]):
     way = MADE[name](SIZE)
     padded = 0
     for sample, seed in zip(samples * 7, way.seeds(), strict=False):
@@ -50,7 +50,7 @@ def test_ways_with_our_draws_give_our_crop_within_the_rounding_of_interpolation(
     ours, other = MADE["ours"](SIZE), MADE[name](SIZE)
     for seed in islice(ours.seeds(), 14):
         (image, mask), (theirs, labels) = ours.load(samples[0], seed), other.load(samples[0], seed)
-        # torchvision alone scales with centres aligned, not corners: other pixels, the same labels
+        # torchvision alone scales with centers aligned, not corners: other pixels, the same labels
         if name != "torchvision v2":
             assert (image - theirs).abs().max() < 1.05 / 255 / 0.224
         assert torch.equal(mask, labels)

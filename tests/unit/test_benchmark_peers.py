@@ -50,7 +50,7 @@ class EMANet(nn.Module):
 
 
 class PaperNet(nn.Module):
-    """Stands for our network: a pixel's logits from its colour alone."""
+    """Stands for our network: a pixel's logits from its color alone."""
 
     def __init__(self, scale: float = 3.0) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ def write(folder: Path, **files: str) -> Path:
 
 @pytest.fixture
 def authors(tmp_path: Path) -> Path:
-    """A checkout in the authors' layout, without its synchronised batch norm."""
+    """A checkout in the authors' layout, without its synchronized batch norm."""
     return write(tmp_path / "authors", network=NETWORK, settings=SETTINGS)
 
 
@@ -120,7 +120,7 @@ def test_a_checkout_in_the_authors_layout_gets_our_weights_and_gives_our_results
     assert torch.equal(peer.classes(peer.network(), image), paper_net()(image).argmax(1))
 
 
-def test_a_synchronised_batch_norm_that_cannot_be_imported_is_pytorchs(parts, authors: Path):
+def test_a_synchronized_batch_norm_that_cannot_be_imported_is_pytorchs(parts, authors: Path):
     assert parts.checkouts.checkout(f"a={authors}").origin()["batch_norm"] == "torch.nn.modules.batchnorm"
     modules = authors / "bn_lib" / "nn" / "modules.py"
     modules.parent.mkdir(parents=True)

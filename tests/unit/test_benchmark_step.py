@@ -31,7 +31,7 @@ ORDER = [
     "head without the unit, backward",
     "unit, backward",
     "backbone, backward",
-    "optimiser and bases",
+    "optimizer and bases",
 ]
 
 
@@ -74,7 +74,7 @@ def test_every_variant_has_the_loss_of_the_plain_one(name: str):
 
 
 @pytest.mark.parametrize("look", ["plain", "ms_flip"])
-def test_both_evaluations_count_every_labelled_pixel_in_the_same_cell(look: str):
+def test_both_evaluations_count_every_labeled_pixel_in_the_same_cell(look: str):
     full, auto = (built.evaluation(upsample, look, TINY)() for upsample in ("full", "auto"))
     assert full.sum() == (built.make_batch(TINY)["mask"] != 255).sum() > 0
     assert torch.equal(full, auto)

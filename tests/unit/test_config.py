@@ -118,7 +118,7 @@ def test_senseless_values_are_refused_with_what_was_got_and_what_is_allowed(over
     assert message in str(caught.value)
 
 
-def test_float16_gradients_are_not_left_to_a_fused_optimiser():
+def test_float16_gradients_are_not_left_to_a_fused_optimizer():
     check(composed("trainer.precision=16-mixed"))
     check(composed("optim.fused=true"))
     with pytest.raises(ConfigError, match=r"too late for trainer\.precision=16-mixed: set optim\.fused=null"):

@@ -121,10 +121,10 @@ def test_the_ranks_have_different_images_so_that_rank_0_alone_would_not_do(ranks
 
 
 def test_three_validation_images_on_two_ranks_count_once_each(ranks: list):
-    labelled = sum(int((batch["mask"] != 255).sum()) for batch in VAL)
+    labeled = sum(int((batch["mask"] != 255).sum()) for batch in VAL)
     for rank in range(WORLD):
         confusion = ranks[rank]["validated"]["confusion"]
-        assert int(confusion.sum()) == labelled
+        assert int(confusion.sum()) == labeled
         assert torch.equal(confusion, one_process("validated").confusion)
 
 

@@ -225,7 +225,7 @@ def test_an_update_keeps_the_share_momentum_of_the_old_bases():
     batch = torch.stack([torch.full((CHANNELS, BASES), 2.0), torch.full((CHANNELS, BASES), 4.0)]).double()
     net.update_bases(batch)
     torch.testing.assert_close(net.mu, torch.full_like(net.mu, 0.9 * 1 + 0.1 * 3))
-    assert net.mu.data_ptr() == address  # in place: a re-assigned buffer is not synchronised
+    assert net.mu.data_ptr() == address  # in place: a re-assigned buffer is not synchronized
 
 
 @pytest.mark.parametrize(("momentum", "expected"), [(1.0, 1.0), (0.0, 3.0), (0.99, 1.02)])

@@ -49,7 +49,7 @@ def test_what_is_saved_comes_back_with_the_same_logits(net: EMANet, tmp_path: Pa
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.safetensors", "config.json", "README.md"}
 
 
-def test_the_configuration_holds_classes_colours_and_input_statistics(net: EMANet, tmp_path: Path):
+def test_the_configuration_holds_classes_colors_and_input_statistics(net: EMANet, tmp_path: Path):
     net.save_pretrained(tmp_path)
     described = json.loads((tmp_path / "config.json").read_text())["description"]
     mean, std = input_statistics("resnet18")

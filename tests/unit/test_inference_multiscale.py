@@ -14,7 +14,7 @@ MULTI = (0.5, 1.0, 1.5)
 
 
 class TinyNet(nn.Module):
-    """Logits that depend on the neighbourhood and on the whole image, so that padding, windows and scales all show."""
+    """Logits that depend on the neighborhood and on the whole image, so that padding, windows and scales all show."""
 
     output_stride = 8
 

@@ -20,7 +20,7 @@ def example(ignored: float = 0.3) -> tuple[Tensor, Tensor]:
 
 
 def test_four_pixels_by_hand():
-    # Three labelled pixels with p(true) = 1/2, 1/4, 1 and one ignored.
+    # Three labeled pixels with p(true) = 1/2, 1/4, 1 and one ignored.
     p = torch.tensor([[1 / 2, 1 / 2], [3 / 4, 1 / 4], [1.0, 0.0], [0.3, 0.7]], dtype=torch.float64)
     logits = p.log().clamp(min=-50).T.reshape(1, 2, 2, 2)
     mask = torch.tensor([[[0, 1], [0, 255]]])

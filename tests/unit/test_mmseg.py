@@ -19,7 +19,7 @@ from emanet.mmseg_checkpoints import load_mmseg_checkpoint, main
 from emanet.rules import check
 from golden.make_mmseg_golden import GOLDEN, IMAGE_SHAPE, draw, draw_all, sample
 
-PAPERS = {"eps": "added", "normalise_mean": False, "concat": False, "align_corners": True, "aux_weight": 0.0}
+PAPERS = {"eps": "added", "normalize_mean": False, "concat": False, "align_corners": True, "aux_weight": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +77,11 @@ def test_with_every_option_at_the_papers_value_it_is_the_papers_network():
     assert torch.equal(paper.emau.mu, ported.emau.mu)
 
 
-@pytest.mark.parametrize("option", ["eps", "normalise_mean", "concat", "align_corners", "aux_weight"])
+@pytest.mark.parametrize("option", ["eps", "normalize_mean", "concat", "align_corners", "aux_weight"])
 def test_each_named_option_changes_something(option):
     torch.manual_seed(0)
     base = MMSegEMANet(3, backbone="resnet18", channels=16, K=4, **PAPERS).double()
-    port = {"eps": "floor", "normalise_mean": True, "concat": True, "align_corners": False, "aux_weight": 0.4}
+    port = {"eps": "floor", "normalize_mean": True, "concat": True, "align_corners": False, "aux_weight": 0.4}
     other = MMSegEMANet(3, backbone="resnet18", channels=16, K=4, **PAPERS | {option: port[option]}).double()
     other.load_state_dict(base.state_dict(), strict=False)
     image = torch.randn(2, 3, 33, 33, dtype=torch.float64)
@@ -103,7 +103,7 @@ def test_the_floor_leaves_bases_of_norm_one_and_the_added_eps_less():
     assert (norms[1] < 1 - 1e-9).all()
 
 
-def test_the_normalised_mean_enters_the_moving_average():
+def test_the_normalized_mean_enters_the_moving_average():
     unit = MMSegEMAU(4, K=2, momentum=0.0).double()
     unit.update_bases(torch.randn(3, 4, 2, dtype=torch.float64))
     norms = torch.linalg.vector_norm(unit.mu, dim=1)

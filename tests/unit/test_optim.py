@@ -1,4 +1,4 @@
-"""The paper's optimiser: who is in which group, and the rate at each iteration."""
+"""The paper's optimizer: who is in which group, and the rate at each iteration."""
 
 from itertools import pairwise
 

@@ -63,7 +63,7 @@ def photo(height: int = 30, width: int = 44, seed: int = 0) -> np.ndarray:
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_alone_gives_network_classes_and_colours(checkpoint, net):
+def test_a_checkpoint_alone_gives_network_classes_and_colors(checkpoint, net):
     restored = restore(checkpoint)
     assert restored.names == NAMES
     np.testing.assert_array_equal(restored.palette, PALETTE)
@@ -116,7 +116,7 @@ def test_t_eval_of_a_checkpoint_can_be_changed(checkpoint):
 # --- predictions ------------------------------------------------------------------------------------------------------
 
 
-def test_a_prediction_is_the_networks_argmax_on_the_normalised_image(predictor, net):
+def test_a_prediction_is_the_networks_argmax_on_the_normalized_image(predictor, net):
     image = photo()
     scaled = (image / 255 - STATISTICS["mean"]) / STATISTICS["std"]
     logits = predict_logits(net, torch.from_numpy(scaled.transpose(2, 0, 1)[None].astype(np.float32)))
@@ -214,24 +214,24 @@ def test_by_number_a_base_keeps_its_place_on_the_sheet():
 
 
 def test_pictures_of_every_kind_become_eight_bit_rgb(tmp_path):
-    grey = np.linspace(0, 255, 20 * 30).reshape(20, 30).astype(np.uint8)
-    colour = photo(20, 30)
-    Image.fromarray(grey).save(tmp_path / "grey.png")
-    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "grey16.png")
-    Image.fromarray((grey / 255).astype(np.float32)).save(tmp_path / "float.tif")
-    cv2.imwrite(str(tmp_path / "colour16.tif"), colour[..., ::-1].astype(np.uint16) * 257)
-    cv2.imwrite(str(tmp_path / "colour16.png"), colour[..., ::-1].astype(np.uint16) * 257)
-    Image.fromarray(grey).convert("1").save(tmp_path / "binary.png")
-    rgba = np.dstack([colour, np.where(grey > 127, 255, 0).astype(np.uint8)])
+    gray = np.linspace(0, 255, 20 * 30).reshape(20, 30).astype(np.uint8)
+    color = photo(20, 30)
+    Image.fromarray(gray).save(tmp_path / "gray.png")
+    Image.fromarray(gray.astype(np.uint16) * 257).save(tmp_path / "gray16.png")
+    Image.fromarray((gray / 255).astype(np.float32)).save(tmp_path / "float.tif")
+    cv2.imwrite(str(tmp_path / "color16.tif"), color[..., ::-1].astype(np.uint16) * 257)
+    cv2.imwrite(str(tmp_path / "color16.png"), color[..., ::-1].astype(np.uint16) * 257)
+    Image.fromarray(gray).convert("1").save(tmp_path / "binary.png")
+    rgba = np.dstack([color, np.where(gray > 127, 255, 0).astype(np.uint8)])
     Image.fromarray(rgba).save(tmp_path / "rgba.png")
-    Image.fromarray(colour).convert("CMYK").save(tmp_path / "cmyk.tif")
-    three = np.repeat(grey[..., None], 3, axis=2)
-    for name in ("grey.png", "grey16.png", "float.tif"):
+    Image.fromarray(color).convert("CMYK").save(tmp_path / "cmyk.tif")
+    three = np.repeat(gray[..., None], 3, axis=2)
+    for name in ("gray.png", "gray16.png", "float.tif"):
         np.testing.assert_array_equal(read_picture(tmp_path / name), three, err_msg=name)
-    for name in ("colour16.tif", "colour16.png", "cmyk.tif"):
-        np.testing.assert_array_equal(read_picture(tmp_path / name), colour, err_msg=name)
+    for name in ("color16.tif", "color16.png", "cmyk.tif"):
+        np.testing.assert_array_equal(read_picture(tmp_path / name), color, err_msg=name)
     assert set(np.unique(read_picture(tmp_path / "binary.png"))) == {0, 255}
-    on_white = np.where(rgba[..., 3:] > 0, colour, 255)
+    on_white = np.where(rgba[..., 3:] > 0, color, 255)
     np.testing.assert_array_equal(read_picture(tmp_path / "rgba.png"), on_white)
 
 
@@ -334,14 +334,14 @@ def test_the_legend_names_what_there_is_and_how_much(predictor):
     mask[:, :75] = 2
     picture = np.array(overlay_with_legend(np.full((100, 300, 3), 255, np.uint8), mask, predictor))
     below = picture[100:].reshape(-1, 3)
-    shown = {tuple(colour) for colour in np.unique(below, axis=0).tolist()}
+    shown = {tuple(color) for color in np.unique(below, axis=0).tolist()}
     assert tuple(PALETTE[0].tolist()) in shown
     assert tuple(PALETTE[2].tolist()) in shown
     assert tuple(PALETTE[1].tolist()) not in shown
     np.testing.assert_array_equal(picture[50, 10], np.rint(127.5 + PALETTE[2] / 2))
 
 
-def test_only_neighbours_of_one_size_are_batched():
+def test_only_neighbors_of_one_size_are_batched():
     shapes = [(5, 5), (5, 5), (5, 5), (6, 5), (5, 5)]
     pictures = [(Source(Path(str(i)), str(i)), np.zeros((*shape, 3), np.uint8)) for i, shape in enumerate(shapes)]
     groups = [[source.name for source, _ in group] for group in same_size(iter(pictures), 2)]

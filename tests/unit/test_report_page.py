@@ -377,7 +377,7 @@ def test_a_figure_has_the_same_bytes_each_time_and_no_date(kind):
     assert not re.search(rb"(?i)creationdate|dc:date|20[0-9]{2}-[01][0-9]-", first)
 
 
-def test_series_differ_in_colour_and_marker_as_long_as_there_are_any():
+def test_series_differ_in_color_and_marker_as_long_as_there_are_any():
     assert len(set(looks(64))) == 64
     assert [color for color, _ in looks(8)] == list(COLORS)
 

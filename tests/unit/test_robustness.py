@@ -27,29 +27,29 @@ from fake_data import write_voc
 from fake_runs import invented_robustness
 
 
-def grey(*rows: list[int]) -> np.ndarray:
-    """A grey image with the given levels."""
+def gray(*rows: list[int]) -> np.ndarray:
+    """A gray image with the given levels."""
     return np.repeat(np.array(rows, np.uint8)[..., None], 3, axis=2)
 
 
 # --- corruptions ----------------------------------------------------------------------------------------------------
 
 
-def test_contrast_scales_the_distances_from_the_mean_grey():
-    image = grey([0, 100], [200, 100])  # mean 100
+def test_contrast_scales_the_distances_from_the_mean_gray():
+    image = gray([0, 100], [200, 100])  # mean 100
     assert Corruption("contrast", 0.5)(image, "x")[..., 0].tolist() == [[50, 100], [150, 100]]
     assert Corruption("contrast", 2.0)(image, "x")[..., 0].tolist() == [[0, 100], [255, 100]]  # -100 and 300 are cut
-    assert Corruption("contrast", 0.0)(image, "x").tolist() == grey([100, 100], [100, 100]).tolist()
+    assert Corruption("contrast", 0.0)(image, "x").tolist() == gray([100, 100], [100, 100]).tolist()
 
 
-def test_the_mean_grey_weighs_colours_as_eyes_do():
+def test_the_mean_gray_weighs_colors_as_eyes_do():
     image = np.zeros((1, 2, 3), np.uint8)
     image[0, 0] = (200, 0, 0)  # luma 0.299 * 200 = 60; the mean over both pixels is 30
     assert Corruption("contrast", 0.5)(image, "x").tolist() == [[[115, 15, 15], [15, 15, 15]]]
 
 
 def test_brightness_scales_the_levels():
-    image = grey([0, 100, 200])
+    image = gray([0, 100, 200])
     assert Corruption("brightness", 1.5)(image, "x")[..., 0].tolist() == [[0, 150, 255]]
     assert Corruption("brightness", 0.5)(image, "x")[..., 0].tolist() == [[0, 50, 100]]
 
@@ -68,7 +68,7 @@ def test_blur_spreads_a_point_to_a_gaussian_of_so_many_pixels():
 
 
 @pytest.mark.parametrize("sigma", [2.0, 10.0])
-def test_noise_has_the_standard_deviation_in_grey_levels_and_no_bias(sigma):
+def test_noise_has_the_standard_deviation_in_gray_levels_and_no_bias(sigma):
     image = np.full((200, 200, 3), 128, np.uint8)
     noise = Corruption("noise", sigma)(image, "x").astype(float) - 128
     rounded = np.sqrt(sigma**2 + 1 / 12)  # rounding adds the variance of a uniform distribution

@@ -21,7 +21,7 @@ from emanet.prediction.submission import (
     image_sizes,
     submission_format,
 )
-from fake_data import blocks, save_grey_png
+from fake_data import blocks, save_gray_png
 
 SIZES = {"2009_000001": (30, 40), "2009_000002": (20, 50)}
 VOC_FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
@@ -87,7 +87,7 @@ def test_a_submission_holds_the_servers_numbers_under_the_servers_names(
             np.testing.assert_array_equal(np.array(picture), np.array(expected)[values])
 
 
-def test_the_voc_pictures_have_vocs_colours(tmp_path):
+def test_the_voc_pictures_have_vocs_colors(tmp_path):
     picture = FORMATS["voc"].picture(np.array([[0, 15, 20]], np.uint8))
     assert np.array(picture.convert("RGB")).tolist() == [[[0, 0, 0], [192, 128, 128], [0, 64, 128]]]
 
@@ -153,8 +153,8 @@ def test_a_network_with_other_classes_or_an_unknown_server_is_refused():
 
 
 def test_the_expected_sizes_are_those_of_the_pictures_and_names_must_differ(tmp_path):
-    save_grey_png(tmp_path / "a" / "x.png", np.zeros((7, 9)))
-    save_grey_png(tmp_path / "b" / "x.png", np.zeros((7, 9)))
+    save_gray_png(tmp_path / "a" / "x.png", np.zeros((7, 9)))
+    save_gray_png(tmp_path / "b" / "x.png", np.zeros((7, 9)))
     first, second = Source(tmp_path / "a" / "x.png", "a/x"), Source(tmp_path / "b" / "x.png", "b/x")
     assert image_sizes([first]) == {"x": (7, 9)}
     with pytest.raises(ConfigError, match="two pictures are called x"):
@@ -179,7 +179,7 @@ def test_cityscapes_own_script_scores_our_submission_as_we_do(tmp_path):
         right = rng.random(size) < 0.6
         classes = np.vectorize(lambda label: to_train.get(label, 255))(truth)
         prediction[right & (classes != 255)] = classes[right & (classes != 255)]
-        save_grey_png(tmp_path / "gtFine" / "val" / "aachen" / f"{name}_gtFine_labelIds.png", truth)
+        save_gray_png(tmp_path / "gtFine" / "val" / "aachen" / f"{name}_gtFine_labelIds.png", truth)
         writer.add(name, prediction)
         metrics.update(torch.from_numpy(prediction).long()[None], torch.from_numpy(classes).long()[None])
     with zipfile.ZipFile(writer.finish()) as zipped:

@@ -1,4 +1,4 @@
-"""The training task: one optimiser step is one batch, however it was cut; checkpoints; evaluation."""
+"""The training task: one optimizer step is one batch, however it was cut; checkpoints; evaluation."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -102,7 +102,7 @@ def test_the_first_step_moves_each_group_by_its_own_rate():
         (True, "cpu", "32-true", True),
     ],
 )
-def test_the_optimiser_is_fused_on_cuda_unless_gradients_are_float16(
+def test_the_optimizer_is_fused_on_cuda_unless_gradients_are_float16(
     asked: bool | None, device: str, precision: str, fused: bool, monkeypatch: pytest.MonkeyPatch
 ):
     task = RecordingTask(tiny_net(), fused=asked)
@@ -112,7 +112,7 @@ def test_the_optimiser_is_fused_on_cuda_unless_gradients_are_float16(
     assert {group["fused"] for group in optimizer.param_groups} == {fused}
 
 
-def test_the_bases_move_once_per_optimiser_step(monkeypatch: pytest.MonkeyPatch):
+def test_the_bases_move_once_per_optimizer_step(monkeypatch: pytest.MonkeyPatch):
     task = RecordingTask(tiny_net())
     calls = []
     monkeypatch.setattr(task.net.emau, "update_bases", calls.append)
@@ -120,7 +120,7 @@ def test_the_bases_move_once_per_optimiser_step(monkeypatch: pytest.MonkeyPatch)
     assert trainer.global_step == len(calls) == 2
 
 
-def test_the_schedule_steps_with_the_optimiser():
+def test_the_schedule_steps_with_the_optimizer():
     task = RecordingTask(tiny_net(), max_steps=4, lr_refresh=1, poly_power=1.0, lr=1.0)
     trainer = fit(task, [tiny_batch(1, seed=seed) for seed in range(4)], accumulate_grad_batches=2)
     assert trainer.global_step == 2
@@ -129,7 +129,7 @@ def test_the_schedule_steps_with_the_optimiser():
 
 
 @pytest.mark.parametrize("reduction", ["all_pixels", "valid_pixels"])
-def test_a_step_without_any_labelled_pixel_leaves_finite_weights(reduction: str):
+def test_a_step_without_any_labeled_pixel_leaves_finite_weights(reduction: str):
     batch = tiny_batch(2)
     batch["mask"].fill_(255)
     task = RecordingTask(tiny_net(), reduction=reduction)
@@ -189,10 +189,10 @@ def test_validation_scores_whole_images_at_their_own_size():
     assert set(scores) == {
         "val/miou", "val/pixel_accuracy", "val/mean_accuracy", "val/classes_averaged", *(f"val/iou/{n}" for n in NAMES),
     }  # fmt: skip
-    labelled = sum(int((batch["mask"] != 255).sum()) for batch in val)
-    assert int(task.metrics.confusion.sum()) == labelled
+    labeled = sum(int((batch["mask"] != 255).sum()) for batch in val)
+    assert int(task.metrics.confusion.sum()) == labeled
     hits = int(task.metrics.confusion.diagonal().sum())
-    assert scores["val/pixel_accuracy"] == pytest.approx(hits / labelled)
+    assert scores["val/pixel_accuracy"] == pytest.approx(hits / labeled)
     assert 0 < scores["val/classes_averaged"] <= CLASSES
 
 

@@ -22,7 +22,7 @@ from emanet.csv_logger import RunCSVLogger
 from emanet.errors import ConfigError
 from emanet.task import SegmentationTask
 from emanet.tracking import build_loggers, build_wandb, close_wandb, has_credentials
-from small_run import NAMES, ColourData, make_task, make_trainer
+from small_run import NAMES, ColorData, make_task, make_trainer
 from tiny import tiny_net
 from wandb_reader import OfflineRun, find_run, read_run
 
@@ -73,7 +73,7 @@ def rows_of(run_dir: Path) -> list[dict[str, str]]:
 def test_metrics_csv_is_written_even_if_no_logger_is_chosen_and_an_absent_class_is_an_empty_cell(tmp_path: Path):
     loggers = build(tmp_path)
     trainer = make_trainer(tmp_path, [], logger=loggers)
-    trainer.fit(make_task(), ColourData())
+    trainer.fit(make_task(), ColorData())
     rows = rows_of(tmp_path)
     training, validation = ([row for row in rows if row[key]] for key in ("train/loss", "val/miou"))
     assert [int(row["step"]) for row in training] == list(range(8))
@@ -125,7 +125,7 @@ def test_an_unknown_logger_or_option_is_refused_by_name(tmp_path: Path):
 def test_tensorboard_gets_the_same_scalars(tmp_path: Path):
     loggers = build(tmp_path, tensorboard={})
     assert [type(logger) for logger in loggers] == [RunCSVLogger, TensorBoardLogger]
-    make_trainer(tmp_path, [], logger=loggers).fit(make_task(), ColourData())
+    make_trainer(tmp_path, [], logger=loggers).fit(make_task(), ColorData())
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     written = [(event.step, event.value) for event in events.Scalars("train/loss")]
     expected = [(int(row["step"]), float(row["train/loss"])) for row in rows_of(tmp_path) if row["train/loss"]]
@@ -140,7 +140,7 @@ def test_tensorboard_gets_the_same_scalars(tmp_path: Path):
 def test_an_offline_run_holds_config_group_scalars_table_and_images_with_masks(tmp_path: Path):
     loggers = build(tmp_path, wandb={"project": "p", "mode": "offline"})
     trainer = make_trainer(tmp_path, [WandbMedia(n_images=2, size=32)], logger=loggers)
-    trainer.fit(make_task(), ColourData())
+    trainer.fit(make_task(), ColorData())
     run = finished(tmp_path)
 
     assert (run.project, run.name, run.group, run.job_type) == ("p", "trial", "small", "train")
@@ -161,7 +161,7 @@ def test_an_offline_run_holds_config_group_scalars_table_and_images_with_masks(t
         assert all((media / image).is_file() for image in images)
     truth = load_picture(media / masks[0]["ground_truth"]["path"])
     assert truth.shape == (24, 32)  # 12 x 16, scaled to 32
-    assert (truth[::2, ::2] == ColourData().item("val", 2)["mask"].numpy()).all()
+    assert (truth[::2, ::2] == ColorData().item("val", 2)["mask"].numpy()).all()
 
     (table,) = (media / "media" / "table" / "val").glob("iou_table*.json")
     assert read_table(table) == [["red", 1], ["green", 1], ["blue", 1], ["never seen", None]]
@@ -188,7 +188,7 @@ def test_an_offline_run_of_an_emanet_shows_its_bases_and_on_request_gradients_an
     callbacks = [BasesMonitor(n_images=2, cell=64), RunSummary(tmp_path), best, last]
     trainer = make_trainer(tmp_path, callbacks, logger=loggers)
     task = SegmentationTask(tiny_net(), class_names=NAMES, max_steps=20, lr=0.05, config={"name": "small"})
-    trainer.fit(task, ColourData())
+    trainer.fit(task, ColorData())
     run = finished(tmp_path)
 
     for name in SCALARS:
@@ -219,7 +219,7 @@ def test_an_offline_run_of_an_emanet_shows_its_bases_and_on_request_gradients_an
 
 def test_gradients_and_checkpoints_are_kept_back_unless_asked_for(tmp_path: Path):
     loggers = build(tmp_path, wandb={"mode": "offline"})
-    make_trainer(tmp_path, [LastCheckpoint(tmp_path, every_n_steps=4)], logger=loggers).fit(make_task(), ColourData())
+    make_trainer(tmp_path, [LastCheckpoint(tmp_path, every_n_steps=4)], logger=loggers).fit(make_task(), ColorData())
     run = finished(tmp_path)
     assert run.series("train/loss")
     assert not [key for row in run.history for key in row if key.startswith(("gradients", "parameters"))]
@@ -246,7 +246,7 @@ def test_without_a_key_an_online_run_goes_offline_at_once_and_says_so(tmp_path: 
     assert "no API key was found" in caplog.text
     assert "wandb sync" in caplog.text
     assert time.monotonic() - started < 20
-    make_trainer(tmp_path, [], logger=loggers).fit(make_task(), ColourData())
+    make_trainer(tmp_path, [], logger=loggers).fit(make_task(), ColorData())
     assert len(finished(tmp_path).series("train/loss")) == 8
 
 
@@ -277,7 +277,7 @@ def assert_trains_as_without_wandb(run_dir: Path, loggers: list) -> None:
     seconds = {}
     for folder, chosen in ((run_dir / "plain", build(run_dir / "plain")), (run_dir, loggers)):
         started = time.monotonic()
-        make_trainer(folder, [], logger=chosen).fit(make_task(), ColourData())
+        make_trainer(folder, [], logger=chosen).fit(make_task(), ColorData())
         seconds[folder] = time.monotonic() - started
     assert rows_of(run_dir) == rows_of(run_dir / "plain")
     assert len(rows_of(run_dir)) == 10
@@ -348,12 +348,12 @@ def test_media_that_cannot_be_logged_warn_once_and_training_ends_well(tmp_path: 
     monkeypatch.setattr(wandb, "Image", broken)
     monkeypatch.setattr(wandb, "Table", broken)
     trainer = make_trainer(tmp_path, [WandbMedia(n_images=2)], logger=loggers)
-    trainer.fit(make_task(), ColourData())
+    trainer.fit(make_task(), ColorData())
     assert trainer.global_step == 8
     assert caplog.text.count("no picture today") == 1
 
 
 def test_without_wandb_the_media_callback_collects_nothing(tmp_path: Path):
     media = WandbMedia(n_images=2)
-    make_trainer(tmp_path, [media]).fit(make_task(), ColourData())
+    make_trainer(tmp_path, [media]).fit(make_task(), ColorData())
     assert media.samples == []

@@ -13,7 +13,7 @@ from emanet.callbacks.samples import ImageListener
 from emanet.callbacks.wandb_media import Attempt, wandb_logger
 from emanet.prediction.attention import attention_sheet
 from emanet.prediction.similarity import similarity_picture
-from emanet.visual import Pixels, denormalise
+from emanet.visual import Pixels, denormalize
 
 
 class BasesMonitor(ImageListener):
@@ -64,7 +64,7 @@ class BasesMonitor(ImageListener):
             self._looks.append(look(pl_module.net, image))
         if self._shows(trainer):
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
-            pixels = denormalise(image[0].float().cpu().numpy(), tuple(data.mean), tuple(data.std))
+            pixels = denormalize(image[0].float().cpu().numpy(), tuple(data.mean), tuple(data.std))
             self._images.append((str(batch["name"][item]), pixels))
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -73,7 +73,7 @@ class BasesMonitor(ImageListener):
             return
         stored = stored_bases(pl_module.net)
         scalars = measure(self._looks, stored, self._previous)
-        # Of a single device, so nothing is synchronised; float32 as Lightning's own means are
+        # Of a single device, so nothing is synchronized; float32 as Lightning's own means are
         pl_module.log_dict(scalars, rank_zero_only=True)
         self._previous = stored
 

@@ -20,7 +20,7 @@ class CheckRanks(L.Callback):
     """Stop when bases, weights or running statistics differ between devices in a single bit.
 
     Args:
-        every_n_steps: optimiser steps between two comparisons; 0: never.
+        every_n_steps: optimizer steps between two comparisons; 0: never.
     """
 
     def __init__(self, *, every_n_steps: int = 0) -> None:
@@ -32,7 +32,7 @@ class CheckRanks(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Compare after every n-th optimiser step."""
+        """Compare after every n-th optimizer step."""
         step = trainer.global_step
         if self.every_n_steps == 0 or step == self._seen_step:
             return

@@ -12,15 +12,15 @@ LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 
 class LastCheckpoint(Checkpoint):
-    """Write ``last.ckpt`` every ``every_n_steps`` optimiser steps and at the end of training.
+    """Write ``last.ckpt`` every ``every_n_steps`` optimizer steps and at the end of training.
 
-    The one before it stays as ``previous.ckpt``, should a disk damage the last. Counts optimiser steps, not batches,
+    The one before it stays as ``previous.ckpt``, should a disk damage the last. Counts optimizer steps, not batches,
     so a window of accumulated gradients is never cut in two. Where a validation follows the step, it comes first: a
     run that goes on from a checkpoint does not catch up on a validation.
 
     Args:
         dirpath: folder of the checkpoints.
-        every_n_steps: optimiser steps between two checkpoints.
+        every_n_steps: optimizer steps between two checkpoints.
     """
 
     def __init__(self, dirpath: str | Path, *, every_n_steps: int = 1000) -> None:
@@ -37,7 +37,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save when the optimiser has just taken a step whose number is a multiple of ``every_n_steps``."""
+        """Save when the optimizer has just taken a step whose number is a multiple of ``every_n_steps``."""
         if self._is_due(trainer) and not validation_follows(trainer):
             self.save(trainer)
 

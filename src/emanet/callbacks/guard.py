@@ -21,14 +21,14 @@ class BadStepError(EMANetError):
 
 
 class Part(NamedTuple):
-    """One device's batch within an optimiser step."""
+    """One device's batch within an optimizer step."""
 
     names: list[str]
     loss: Tensor  #: in units of one image
 
 
 class Step(NamedTuple):
-    """An optimiser step on this device, with the verdict that holds on all of them."""
+    """An optimizer step on this device, with the verdict that holds on all of them."""
 
     number: int
     bad: Tensor
@@ -37,12 +37,12 @@ class Step(NamedTuple):
 
 
 class Guard(L.Callback):
-    """Stop at, or skip, an optimiser step with a NaN, infinite or exploding loss, and say which images it was.
+    """Stop at, or skip, an optimizer step with a NaN, infinite or exploding loss, and say which images it was.
 
     The verdict is computed on the device from the global loss, bases and gradients, so all devices agree without
     asking. ``stop`` on a GPU fetches it every ``every_n_steps`` steps and before each checkpoint: no step waits for the
-    host, and no bad step is ever saved. ``skip`` must know before the optimiser moves, and fetches it each step;
-    weights, optimiser, bases and running statistics then stay as they were, while the schedule goes on.
+    host, and no bad step is ever saved. ``skip`` must know before the optimizer moves, and fetches it each step;
+    weights, optimizer, bases and running statistics then stay as they were, while the schedule goes on.
 
     Args:
         action: ``stop`` or ``skip``.
@@ -71,7 +71,7 @@ class Guard(L.Callback):
         self._buffers: list[Tensor] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Have the task ask before each optimiser step."""
+        """Have the task ask before each optimizer step."""
         scaled = trainer.precision == "16-mixed"  # infinite gradients are its daily business: the scaler skips them
 
         def judge(loss: Tensor, mu: Tensor) -> bool:
@@ -106,7 +106,7 @@ class Guard(L.Callback):
         pl_module.judge = None  # type: ignore[assignment]
 
     def _judge(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor, sound: Tensor) -> bool:
-        """Take note of a step; whether the optimiser may take it. Its number is that of the step to be."""
+        """Take note of a step; whether the optimizer may take it. Its number is that of the step to be."""
         parts = [Part(names, value) for names, value in zip(self._names, self._losses, strict=True)]
         bad = ~(sound & (loss.abs() <= self.max_loss))  # a comparison with NaN is false
         self._pending.append(Step(trainer.global_step + 1, bad, loss, parts))
@@ -148,7 +148,7 @@ class Guard(L.Callback):
 
 
 def gradients(module: nn.Module) -> list[Tensor]:
-    """The gradients that the optimiser is about to use."""
+    """The gradients that the optimizer is about to use."""
     return [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
 
 

@@ -10,7 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 
 from emanet.callbacks.samples import Sample, SampleListener
-from emanet.visual import SheetRow, colourise, error_map, legend_of, sheet, sheet_width
+from emanet.visual import SheetRow, colorize, error_map, legend_of, sheet, sheet_width
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +71,8 @@ def draw_samples(samples: list[Sample], datamodule: Any, *, subtitle: str, cell:
         scored = "" if math.isnan(sample.pixel_accuracy) else f"    {sample.pixel_accuracy:.1%} of the pixels right"
         pictures = [
             sample.image,
-            colourise(sample.truth, palette, ignore_index),
-            colourise(sample.prediction, palette, ignore_index),
+            colorize(sample.truth, palette, ignore_index),
+            colorize(sample.prediction, palette, ignore_index),
             error_map(sample.image, sample.truth, sample.prediction, ignore_index),
         ]
         rows.append(SheetRow(sample.name + scored, pictures))

@@ -213,7 +213,7 @@ class Throughput:
 
 
 def total_steps(trainer: L.Trainer) -> int | None:
-    """Length of the run in optimiser steps; ``None`` if it is not known."""
+    """Length of the run in optimizer steps; ``None`` if it is not known."""
     total = trainer.max_steps if trainer.max_steps > 0 else trainer.estimated_stepping_batches
     return None if math.isinf(total) else int(total)
 

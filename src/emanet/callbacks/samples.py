@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
-from emanet.visual import Labels, Pixels, denormalise, fit_size, resize, resize_labels
+from emanet.visual import Labels, Pixels, denormalize, fit_size, resize, resize_labels
 
 
 class Sample(NamedTuple):
@@ -18,7 +18,7 @@ class Sample(NamedTuple):
     image: Pixels
     truth: Labels
     prediction: Labels
-    pixel_accuracy: float  #: at full size, over the labelled pixels; NaN if there are none
+    pixel_accuracy: float  #: at full size, over the labeled pixels; NaN if there are none
 
 
 class ImageListener(L.Callback):
@@ -96,11 +96,11 @@ class SampleListener(ImageListener):
 
     def _sample(self, batch: dict[str, Any], prediction: Int[Tensor, "b h w"], item: int, datamodule: Any) -> Sample:
         """Bring one image of a batch to the host and to its size in pictures."""
-        image = denormalise(batch["image"][item].float().cpu().numpy(), tuple(datamodule.mean), tuple(datamodule.std))
+        image = denormalize(batch["image"][item].float().cpu().numpy(), tuple(datamodule.mean), tuple(datamodule.std))
         truth = batch["mask"][item].cpu().numpy()
         predicted = prediction[item].cpu().numpy()
-        labelled = truth != datamodule.ignore_index
-        accuracy = float((truth == predicted)[labelled].mean()) if labelled.any() else math.nan
+        labeled = truth != datamodule.ignore_index
+        accuracy = float((truth == predicted)[labeled].mean()) if labeled.any() else math.nan
         height, width = fit_size(truth.shape[0], truth.shape[1], self.size)
         return Sample(
             name=str(batch["name"][item]),

@@ -24,12 +24,12 @@ SECONDS_TO_END = 120.0  # that Slurm has for ending a job that it requeues
 class SaveOnSignal(Checkpoint):  # as such Lightning calls it last, when the others know of a validation
     """On SIGTERM save and exit; on SIGUSR1 or SIGUSR2 save and have Slurm requeue the job.
 
-    The devices agree on it between two optimiser steps, and after a validation that is under way. Then ``last.ckpt`` is
+    The devices agree on it between two optimizer steps, and after a validation that is under way. Then ``last.ckpt`` is
     written, the step's metrics are logged, and the job ends. The requeued job goes on by itself.
 
     Args:
         run_dir: folder of the run, for the message.
-        every_n_steps: optimiser steps between two agreements of several devices; one device acts at once.
+        every_n_steps: optimizer steps between two agreements of several devices; one device acts at once.
     """
 
     def __init__(self, run_dir: str | Path, *, every_n_steps: int = 10) -> None:
@@ -52,7 +52,7 @@ class SaveOnSignal(Checkpoint):  # as such Lightning calls it last, when the oth
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """After an optimiser step, look whether a signal came."""
+        """After an optimizer step, look whether a signal came."""
         step = trainer.global_step
         if step == self._seen_step:  # gradients are being accumulated
             return

@@ -109,7 +109,7 @@ class RunSummary(L.Callback):
             facts = {"parameters": parameters, "images_per_second": self._images_per_second()}
             for logger in trainer.loggers:
                 if isinstance(logger, RunWandbLogger):
-                    logger.summarise(self._best | facts)
+                    logger.summarize(self._best | facts)
             console = Console()
             if self._scores is not None:
                 print_scores(self._scores, pl_module.class_names, console)  # type: ignore[arg-type]

@@ -66,7 +66,7 @@ def is_archive(path: Path) -> bool:
 def survey(archive: Path, *, wanted: Sequence[str] = (), verified: bool = False) -> Contents:
     """Look through all members before one is written; return how much is to be unpacked.
 
-    Arguments:
+    Args:
         wanted: beginnings of the paths to unpack; none: everything.
         verified: the archive's checksum is known to be right, so the mark at the end of a tar is not asked for.
 

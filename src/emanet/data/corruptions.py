@@ -35,7 +35,7 @@ class Kind:
 
 
 def noisy(image: Pixels, sigma: float, generator: np.random.Generator) -> Pixels:
-    """Add Gaussian noise of ``sigma`` grey levels to every channel of every pixel, rounded to the nearest level.
+    """Add Gaussian noise of ``sigma`` gray levels to every channel of every pixel, rounded to the nearest level.
 
     Not albumentations' ``GaussNoise``: it cuts fractions off towards 0, so that its 10 levels are 9.6.
     """
@@ -44,7 +44,7 @@ def noisy(image: Pixels, sigma: float, generator: np.random.Generator) -> Pixels
 
 
 KINDS = {
-    "noise": Kind("standard deviation in grey levels", 0.0, 0.0, noisy),
+    "noise": Kind("standard deviation in gray levels", 0.0, 0.0, noisy),
     "blur": Kind("standard deviation in pixels", 0.0, 0.0, lambda image, sigma, _: blurred(image, sigma)),
     "contrast": Kind("factor", 1.0, 0.0, lambda image, factor, _: relit(image, contrast=factor)),
     "brightness": Kind("factor", 1.0, 0.0, lambda image, factor, _: relit(image, brightness=factor)),

@@ -25,10 +25,10 @@ class ScaleCrop:
     The scaled side is floor(side * scale), as ``interpolate(scale_factor=...)`` has it; where it is less than ``size``
     the crop ends there. The image is interpolated bilinearly with corners aligned, the mask takes the label at
     ``floor(i * side / scaled)``, both as in ``torch.nn.functional.interpolate``. Little more than the window is
-    computed. Each pixel is within one grey level of torch's float result (mean 0.27, of which rounding to 8 bits alone
+    computed. Each pixel is within one gray level of torch's float result (mean 0.27, of which rounding to 8 bits alone
     makes 0.23; OpenCV's affine warp is up to 5 levels off, since it rounds positions to 1/32 pixel).
 
-    Arguments:
+    Args:
         size: side of the square window in pixels.
         scales: the factors, drawn with equal probability.
         flip: probability of a horizontal flip.
@@ -88,7 +88,7 @@ def scaled_window(
 def _interpolate(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
     if image.shape[:2] == size:
         return image
-    # Channels last in memory, for the vectorised 8-bit kernel. Permuted after [None]: a batch axis of any other stride
+    # Channels last in memory, for the vectorized 8-bit kernel. Permuted after [None]: a batch axis of any other stride
     # is taken for channels first, and the result comes channel by channel, at twice the time.
     pixels = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
     return F.interpolate(pixels, size=size, mode="bilinear", align_corners=True)[0].permute(1, 2, 0).numpy()

@@ -1,6 +1,6 @@
 """What all data sets share: splits, loaders, sharding. A benchmark adds where its files lie and how to read them.
 
-A batch is ``{"image": float32 (b,3,h,w) normalised, "mask": int64 (b,h,w) with 255 = ignore, "name": list of ids}``;
+A batch is ``{"image": float32 (b,3,h,w) normalized, "mask": int64 (b,h,w) with 255 = ignore, "name": list of ids}``;
 ``mask`` is absent where a split has no labels. A training batch may leave its loader as bytes (``normalize_on``).
 """
 
@@ -36,23 +36,23 @@ class SegmentationDataModule(L.LightningDataModule):
     A subclass sets ``name``, ``class_names``, ``palette``, ``split_sizes``, and writes ``find(split)`` (the samples of
     a split, in a fixed order) and ``labels()`` (the reader of masks). Everything else is here.
 
-    Arguments:
+    Args:
         root: folder of the data set.
         name: what messages call it; by default the class's own name.
-        batch_size: images per optimiser step, over all devices and accumulated batches.
+        batch_size: images per optimizer step, over all devices and accumulated batches.
         eval_batch_size: images per device in evaluation; above 1 only where all have one size.
         num_workers: loader processes per device.
         crop_size: side of the training crop in pixels.
         scales: factors of the random scaling.
         flip: probability of a horizontal flip.
         extra_transforms: built albumentations transforms, applied to the crop after the flip.
-        mean, std: normalisation in units of 0..1, RGB; from the backbone's pretrained configuration.
+        mean, std: normalization in units of 0..1, RGB; from the backbone's pretrained configuration.
         seed: of order and augmentation.
         train_split, val_split, test_split, predict_split: names of splits.
         drop_last: leave out the images that do not fill a step, else fill the step from the front.
         persistent_workers: keep loader processes between epochs.
         pin_memory: copy batches to page-locked memory; null: where CUDA is.
-        normalize_on: where training crops are normalised: in the "worker" that made them, or on the "device", to which
+        normalize_on: where training crops are normalized: in the "worker" that made them, or on the "device", to which
             they then travel as bytes. The numbers are equal; "auto" is the device, if there is a trainer.
         cache: folder for decoded images and masks, 4 bytes per pixel; null: decode them each time.
     """
@@ -104,7 +104,7 @@ class SegmentationDataModule(L.LightningDataModule):
         )
         self.eval_transform = EvalTransform(mean, std)
         self.normalize_on, self.finish = normalize_on, Finish(self.train_transform.normalize)
-        self.corrupt: Corrupt | None = None  # (image, name) -> image, before normalisation, in evaluation alone
+        self.corrupt: Corrupt | None = None  # (image, name) -> image, before normalization, in evaluation alone
         self._samples: dict[str, list[Sample]] = {}
         for split in self.stage_splits.values():
             self._check_split_name(split)
@@ -219,7 +219,7 @@ class SegmentationDataModule(L.LightningDataModule):
         return self._eval_dataloader("predict")
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Normalise what left its loader as bytes; Lightning has converted floats to its precision before that."""
+        """Normalize what left its loader as bytes; Lightning has converted floats to its precision before that."""
         batch = self.finish(batch)
         return batch if self.trainer is None else self.trainer.precision_plugin.convert_input(batch)
 

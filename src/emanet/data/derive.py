@@ -44,11 +44,11 @@ def derive_trainaug(root: Path, staging: Path, tick: Tick = silent) -> int:
 def derive_context_lists(root: Path, _staging: Path, _tick: Tick = silent) -> int:
     """Write the lists of PASCAL Context: those images of VOC 2010's lists that have labels."""
     lists = root / "VOCdevkit" / "VOC2010" / "ImageSets"
-    labelled = {path.stem for path in (root / "trainval").glob("*.mat")}
+    labeled = {path.stem for path in (root / "trainval").glob("*.mat")}
     total = 0
     for split in ("train", "val"):
         names = [line.split()[0] for line in read_lines(lists / "Main" / f"{split}.txt")]
-        chosen = [name for name in names if name in labelled]
+        chosen = [name for name in names if name in labeled]
         write_list(lists / "SegmentationContext" / f"{split}.txt", chosen)
         total += len(chosen)
     return total

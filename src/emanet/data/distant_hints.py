@@ -21,7 +21,7 @@ from emanet.data.reading import IGNORE, Labels, Sample, TableLabels, class_lut, 
 
 log = logging.getLogger(__name__)
 
-COLOURS = {  # kind: its colour at brightness 0; each sums to 384, so that brightness tells nothing of the kind
+COLOURS = {  # kind: its color at brightness 0; each sums to 384, so that brightness tells nothing of the kind
     "rose": (153, 103, 128),
     "olive": (143, 143, 98),
     "green": (103, 153, 128),
@@ -30,12 +30,12 @@ COLOURS = {  # kind: its colour at brightness 0; each sums to 384, so that brigh
 STATES = ("dim", "bright")
 CLASSES = (*(f"{kind} {state}" for kind in COLOURS for state in STATES), "empty")  # 2 * kind + state, 8
 EMPTY = len(CLASSES) - 1
-PALETTE = np.array([np.multiply(colour, factor) for colour in COLOURS.values() for factor in (0.6, 1.5)] + [3 * [40]])
+PALETTE = np.array([np.multiply(color, factor) for color in COLOURS.values() for factor in (0.6, 1.5)] + [3 * [40]])
 PALETTE = PALETTE.astype(np.uint8)
 
-SHIFT = 15  # s, in grey levels: what a state adds to (bright) or takes from (dim) the brightness of its patches
-NOISE = 25  # sigma, in grey levels, of the normal noise on a patch's brightness
-MOST = 96  # grey levels: brightness stays within, 3.2 sigma from its mean, so no colour leaves 0..255
+SHIFT = 15  # s, in gray levels: what a state adds to (bright) or takes from (dim) the brightness of its patches
+NOISE = 25  # sigma, in gray levels, of the normal noise on a patch's brightness
+MOST = 96  # gray levels: brightness stays within, 3.2 sigma from its mean, so no color leaves 0..255
 PATCHES = 8  # m: of each kind in every image
 
 GREY = 128  # background
@@ -98,7 +98,7 @@ class Scene(NamedTuple):
 
     states: Int64[np.ndarray, " kinds"]  #: of each kind: 0 dim, 1 bright
     kind: Int64[np.ndarray, " p"]
-    brightness: Int64[np.ndarray, " p"]  #: grey levels above that of the colour, the same in all pixels and channels
+    brightness: Int64[np.ndarray, " p"]  #: gray levels above that of the color, the same in all pixels and channels
     corner: Int64[np.ndarray, "q 2"]  #: row and column of a place's upper left pixel
 
 
@@ -128,13 +128,13 @@ def paint(scene: Scene) -> tuple[UInt8[np.ndarray, "s s 3"], UInt8[np.ndarray, "
     """Image and mask of a scene; what lies between the places is ignored."""
     image = np.full((SIZE, SIZE, 3), GREY, np.uint8)
     mask = np.full((SIZE, SIZE), IGNORE, np.uint8)
-    colours = np.array(list(COLOURS.values()))
+    colors = np.array(list(COLOURS.values()))
     for place, (row, column) in enumerate(scene.corner):
         window = np.s_[row : row + PATCH, column : column + PATCH]
         mask[window] = EMPTY
         if place < len(scene.kind):
             kind = scene.kind[place]
-            image[window] = colours[kind] + scene.brightness[place]
+            image[window] = colors[kind] + scene.brightness[place]
             mask[window] = 2 * kind + scene.states[kind]
     return image, mask
 
@@ -168,7 +168,7 @@ def write_images(folder: Path) -> None:
 
 
 def write_mask(path: Path, labels: UInt8[np.ndarray, "h w"]) -> None:
-    """Write a palette PNG; with all 256 colours, since Pillow stores a smaller palette in too few bits for a 255."""
+    """Write a palette PNG; with all 256 colors, since Pillow stores a smaller palette in too few bits for a 255."""
     palette = np.full((256, 3), IGNORE, np.uint8)
     palette[: len(PALETTE)] = PALETTE
     mask = Image.fromarray(labels)

@@ -100,7 +100,7 @@ def download(
 
     ``target`` appears only when it is complete and verified.
 
-    Arguments:
+    Args:
         checksum: ``algorithm:hexdigest``; without it the file is only measured.
         tick: told of progress.
         sleep: waits between tries.

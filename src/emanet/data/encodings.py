@@ -1,4 +1,4 @@
-"""Masks of own data that are not class numbers: colours, or one file per class."""
+"""Masks of own data that are not class numbers: colors, or one file per class."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from emanet.errors import ConfigError, DatasetError
 
 
 class ColorLabels:
-    """Labels from colours: each class one, every other colour an error."""
+    """Labels from colors: each class one, every other color an error."""
 
     def __init__(self, colors: Mapping[str, Sequence[int]], class_names: Sequence[str]):
         classes = {_pack(colors[name]): label for label, name in enumerate(class_names)}
@@ -24,7 +24,7 @@ class ColorLabels:
         """Read one mask."""
         path = require_mask(sample)
         if path.suffix.lower() in (".jpg", ".jpeg"):
-            raise DatasetError(f"{path}: a mask stored as JPEG, whose compression changes colours; export it as PNG.")
+            raise DatasetError(f"{path}: a mask stored as JPEG, whose compression changes colors; export it as PNG.")
         packed = read_image(path).astype(np.int64) @ np.array([65536, 256, 1])
         place = np.minimum(np.searchsorted(self.keys, packed), len(self.keys) - 1)
         if (unknown := self.keys[place] != packed).any():
@@ -32,7 +32,7 @@ class ColorLabels:
                 ((key >> 16).item(), (key >> 8 & 255).item(), (key & 255).item()) for key in np.unique(packed[unknown])
             ]
             raise DatasetError(
-                f"{path}: colours without a class: {some(shown)}; add them to dataset.colors (the name 'ignore' for "
+                f"{path}: colors without a class: {some(shown)}; add them to dataset.colors (the name 'ignore' for "
                 "pixels that do not count)."
             )
         return self.values[place]
@@ -71,7 +71,7 @@ class FolderLabels:
 
 def _pack(color: Sequence[int]) -> int:
     if len(color) != 3 or not all(0 <= value <= 255 for value in color):
-        raise ConfigError(f"a colour is three numbers 0..255, got {list(color)}.")
+        raise ConfigError(f"a color is three numbers 0..255, got {list(color)}.")
     return (color[0] << 16) + (color[1] << 8) + color[2]
 
 

@@ -12,13 +12,13 @@ from emanet.data.transforms import PADDING, Normalize
 
 
 class Finish:
-    """Normalises batches of :meth:`emanet.data.transforms.TrainTransform.unfinished` after their transfer.
+    """Normalizes batches of :meth:`emanet.data.transforms.TrainTransform.unfinished` after their transfer.
 
     The numbers come from the same table as in the loader's processes, so they are equal to the last bit; on the way
     through shared and page-locked memory, and to the device, a pixel takes 4 bytes instead of 20.
 
-    Arguments:
-        normalize: what the crops would otherwise be normalised with.
+    Args:
+        normalize: what the crops would otherwise be normalized with.
     """
 
     def __init__(self, normalize: Normalize):
@@ -43,7 +43,7 @@ class Finish:
         return torch.from_numpy(out)
 
     def looked_up(self, pixels: UInt8[Tensor, "b h w 3"]) -> Float32[Tensor, "b 3 h w"]:
-        """Normalise by the table in the device's memory."""
+        """Normalize by the table in the device's memory."""
         if pixels.device not in self._tables:
             self._tables[pixels.device] = torch.from_numpy(self.normalize.table).to(pixels.device)
         channels = zip(self._tables[pixels.device], pixels.unbind(-1), strict=True)

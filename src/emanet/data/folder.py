@@ -6,7 +6,7 @@
     root/images/a.jpg         root/masks/a.png            and train.txt, val.txt with one name a line, or
                                                           neither, and val_ratio=0.2
 
-A mask holds class numbers (grey or palette PNG), colours (``mask_encoding=rgb`` with ``colors``), or it is one
+A mask holds class numbers (gray or palette PNG), colors (``mask_encoding=rgb`` with ``colors``), or it is one
 black-and-white file per class (``mask_encoding=folders``: ``masks/[split/]<class name>/a.png``).
 """
 
@@ -46,7 +46,7 @@ LOOKED_AT = 20
 class Folder(SegmentationDataModule):
     """Own data under ``root``; see the module's text for the layout. Any split names.
 
-    Arguments:
+    Args:
         class_names: names in the order of the class numbers, or
         class_file: a text file with one name a line, a YAML list, or YAML pairs ``name: [r, g, b]`` that stand for
             ``colors`` too, or
@@ -55,7 +55,7 @@ class Folder(SegmentationDataModule):
         class_map: raw mask value -> class number (255 = ignore), for every value that occurs, where the masks do not
             hold 0..classes-1 already.
         mask_encoding: index, rgb or folders.
-        colors: class name -> (r, g, b), for rgb; the key "ignore" names a colour to ignore.
+        colors: class name -> (r, g, b), for rgb; the key "ignore" names a color to ignore.
         mask_suffix: what a mask's name adds to its image's, such as "_mask".
         val_ratio: share of the images, below 1, that becomes the split val where neither folders nor lists say it;
             above 0 it is at least one image, and leaves one to train on.
@@ -90,7 +90,7 @@ class Folder(SegmentationDataModule):
             lacking = [name for name in self.class_names if name not in self.colors]
             if lacking:
                 raise ConfigError(
-                    f"mask_encoding=rgb needs a colour for each class in dataset.colors, not for {lacking}."
+                    f"mask_encoding=rgb needs a color for each class in dataset.colors, not for {lacking}."
                 )
             self.palette = np.array([self.colors[name] for name in self.class_names], np.uint8)
         elif mask_encoding not in ("index", "folders"):
@@ -206,7 +206,7 @@ Colors = dict[str, Sequence[int]]
 
 
 def _classes(names: Sequence[str], file: str | Path | None, number: int | None) -> tuple[tuple[str, ...], Colors]:
-    """Names of the classes, and the colours that their file gives them."""
+    """Names of the classes, and the colors that their file gives them."""
     if sum((bool(names), file is not None, number is not None)) != 1:
         raise ConfigError("say the classes in one way: dataset.class_names, dataset.class_file or dataset.num_classes.")
     colors: Colors = {}
@@ -220,7 +220,7 @@ def _classes(names: Sequence[str], file: str | Path | None, number: int | None) 
 
 
 def _read_classes(path: Path) -> tuple[list[str], Colors]:
-    """Names, and colours where the file is YAML with pairs; ``ignore`` has a colour but is no class."""
+    """Names, and colors where the file is YAML with pairs; ``ignore`` has a color but is no class."""
     if not path.is_file():
         raise ConfigError(f"dataset.class_file={path}: no such file.")
     if path.suffix not in (".yaml", ".yml"):

@@ -14,7 +14,7 @@ from PIL import Image
 from emanet.data.datamodule import SegmentationDataModule
 from emanet.data.items import read_pair
 from emanet.data.reading import Sample
-from emanet.visual import SheetRow, colourise, fit_size, legend_of, overlay, resize, resize_labels, sheet, sheet_width
+from emanet.visual import SheetRow, colorize, fit_size, legend_of, overlay, resize, resize_labels, sheet, sheet_width
 
 CELL = 288  # pixels, the longer side of a picture on the sheet
 
@@ -30,19 +30,19 @@ class Inspection:
     read: int  #: of which masks were read
     pixels: Int64[np.ndarray, " n"]  #: by class
     shown_in: Int64[np.ndarray, " n"]  #: images by class
-    pixels_beside: Int64[np.ndarray, " n"]  #: labelled pixels of those images
+    pixels_beside: Int64[np.ndarray, " n"]  #: labeled pixels of those images
     ignored: int = 0  #: pixels without a class
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  #: images by (height, width)
 
     @property
-    def labelled(self) -> int:
+    def labeled(self) -> int:
         """Pixels with a class."""
         return int(self.pixels.sum())
 
     @property
     def frequencies(self) -> Float[np.ndarray, " n"]:
-        """Share of the labelled pixels, by class."""
-        return self.pixels / max(1, self.labelled)
+        """Share of the labeled pixels, by class."""
+        return self.pixels / max(1, self.labeled)
 
     @property
     def absent(self) -> list[str]:
@@ -118,7 +118,7 @@ def report(found: Inspection, most_classes: int = 200) -> str:
     lines.append(f"  sizes      {describe_sizes(found.sizes)}")
     if not found.read:
         return "\n".join([*lines, "  this split has no masks"])
-    every = found.labelled + found.ignored
+    every = found.labeled + found.ignored
     lines.append(f"  ignored    {found.ignored / every:.2%} of the pixels have no class (255)")
     lines.append(f"  classes    {len(found.class_names)}, of which {len(found.absent)} occur in no mask read")
     width = max(map(len, found.class_names))
@@ -195,7 +195,7 @@ def contact_sheet(datamodule: SegmentationDataModule, split: str, *, pictures: i
         small, classes = resize(pixels, *size), resize_labels(mask, *size)
         masks.append(mask)
         over = overlay(small, classes, datamodule.palette, alpha=0.6)
-        shown.append((sample.name, [small, over, colourise(classes, datamodule.palette)]))
+        shown.append((sample.name, [small, over, colorize(classes, datamodule.palette)]))
     columns = ["image", "overlaid", "mask"] if masks else ["image"]
     abreast = min(2 if masks else 4, len(shown))
     rows = [

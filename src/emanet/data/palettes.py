@@ -1,4 +1,4 @@
-"""Colours of classes."""
+"""Colors of classes."""
 
 import colorsys
 
@@ -7,7 +7,7 @@ from jaxtyping import UInt8
 
 
 def voc_palette(num_classes: int) -> UInt8[np.ndarray, "n 3"]:
-    """Compute the PASCAL VOC colours: bit 3j + c of the label becomes bit 7 - j of channel c (VOC development kit)."""
+    """Compute the PASCAL VOC colors: bit 3j + c of the label becomes bit 7 - j of channel c (VOC development kit)."""
     labels = np.arange(num_classes)
     palette = np.zeros((num_classes, 3), np.uint8)
     for j in range(8):
@@ -17,8 +17,8 @@ def voc_palette(num_classes: int) -> UInt8[np.ndarray, "n 3"]:
 
 
 def spread_palette(num_classes: int) -> UInt8[np.ndarray, "n 3"]:
-    """Compute distinct colours: hues a golden angle apart, three rounds of lightness and saturation."""
+    """Compute distinct colors: hues a golden angle apart, three rounds of lightness and saturation."""
     golden = 0.618033988749895
     rounds = ((0.75, 0.95), (0.55, 0.7), (0.9, 0.6))  # (saturation, value)
-    colours = [colorsys.hsv_to_rgb(i * golden % 1, *rounds[i % 3]) for i in range(num_classes)]
-    return np.round(np.array(colours) * 255).astype(np.uint8).reshape(num_classes, 3)
+    colors = [colorsys.hsv_to_rgb(i * golden % 1, *rounds[i % 3]) for i in range(num_classes)]
+    return np.round(np.array(colors) * 255).astype(np.uint8).reshape(num_classes, 3)

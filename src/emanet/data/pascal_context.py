@@ -114,7 +114,7 @@ class PascalContext(SegmentationDataModule):
     ``root`` holds ``VOCdevkit/VOC2010`` (or is that folder) with the images and lists, and in either of the two the
     folder ``trainval`` with ``labels.txt`` in or beside it, or ``trainval_merged.json``.
 
-    Arguments:
+    Args:
         num_classes: 59 (background ignored) or 60 (background is class 0).
         label_source: mat, json, or auto = mat where the folder ``trainval`` exists, else json.
     """

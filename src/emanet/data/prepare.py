@@ -78,7 +78,7 @@ class Count(NamedTuple):
 class Preparation:
     """One benchmark and one folder.
 
-    Arguments:
+    Args:
         name: of the benchmark.
         root: folder that it shall lie in.
         source: folder or address to take the archives from; None: their own addresses.

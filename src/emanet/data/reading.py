@@ -43,8 +43,8 @@ class Sample(NamedTuple):
 def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """Read an image file as RGB, as stored (EXIF orientation ignored).
 
-    OpenCV decodes whole 8-bit grey or RGB JPEGs and PNGs (the fast path). It fills what a truncated JPEG lacks
-    with grey without a word in some versions, so a file without its end marker goes to Pillow, which refuses it.
+    OpenCV decodes whole 8-bit gray or RGB JPEGs and PNGs (the fast path). It fills what a truncated JPEG lacks
+    with gray without a word in some versions, so a file without its end marker goes to Pillow, which refuses it.
 
     Raises:
         DatasetError: missing, truncated, unreadable, or more than 8 bits per channel.
@@ -68,10 +68,10 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def read_index_png(path: Path) -> UInt8[np.ndarray, "h w"]:
-    """Read a mask whose pixels are label numbers: a palette PNG gives its indices, a grey one its values.
+    """Read a mask whose pixels are label numbers: a palette PNG gives its indices, a gray one its values.
 
     Raises:
-        DatasetError: missing or truncated, a JPEG (its compression invents labels), or a colour image.
+        DatasetError: missing or truncated, a JPEG (its compression invents labels), or a color image.
     """
     try:
         with Image.open(BytesIO(_read_bytes(path))) as mask:
@@ -82,8 +82,8 @@ def read_index_png(path: Path) -> UInt8[np.ndarray, "h w"]:
                 )
             if mask.mode not in ("P", "L", "1", "I", "I;16"):
                 raise DatasetError(
-                    f"{path}: a mask with colour channels (mode {mask.mode}) where label numbers are needed; "
-                    "save it as a palette or grey PNG of class numbers, or give a colour table "
+                    f"{path}: a mask with color channels (mode {mask.mode}) where label numbers are needed; "
+                    "save it as a palette or gray PNG of class numbers, or give a color table "
                     "(dataset.mask_encoding=rgb with dataset.colors, for dataset=folder)."
                 )
             labels = np.array(mask)

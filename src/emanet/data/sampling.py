@@ -21,15 +21,15 @@ class EpochBatchSampler(Sampler[list[Position]]):
     """One rank's batches of (epoch, index) under a permutation that every rank computes alike.
 
     Step s of an epoch takes ``global_batch`` images in a row from the permutation; micro-batch a of rank r gets the
-    slice ``a * world + r`` of them. Which images make up an optimiser step thus does not depend on the number of
+    slice ``a * world + r`` of them. Which images make up an optimizer step thus does not depend on the number of
     ranks or of accumulated batches.
 
-    Arguments:
+    Args:
         length: images in the split.
         batch_size: images per rank and micro-batch.
         seed: of the order.
         rank, world: this process and their number.
-        accumulate: micro-batches per optimiser step; an epoch is a whole number of steps.
+        accumulate: micro-batches per optimizer step; an epoch is a whole number of steps.
         drop_last: leave out the images that do not fill a step; else the last step is filled from the front of the
             permutation.
     """
@@ -154,7 +154,7 @@ def per_device_batch(batch_size: int, *, world: int, accumulate: int) -> int:
     parts = world * accumulate
     if batch_size < 1 or batch_size % parts:
         raise ConfigError(
-            f"dataset.batch_size counts the images of one optimiser step and must be a positive multiple of devices x "
+            f"dataset.batch_size counts the images of one optimizer step and must be a positive multiple of devices x "
             f"accumulated batches, got {batch_size} for {world} x {accumulate} = {parts}; the nearest that fits is "
             f"{max(1, round(batch_size / parts)) * parts}."
         )

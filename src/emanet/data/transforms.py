@@ -1,4 +1,4 @@
-"""Augmentation and normalisation: the paper's recipe as a step of albumentations, and any others after it.
+"""Augmentation and normalization: the paper's recipe as a step of albumentations, and any others after it.
 
 The only file that knows albumentations (2.0.8 is its last MIT release), so that it can be replaced here.
 """
@@ -35,9 +35,9 @@ It travels through any transform with the mask, so a flip or a rotation of the p
 class RecipeCrop(A.DualTransform):
     """:class:`emanet.data.crop.ScaleCrop` as a transform of albumentations; pads to the whole square.
 
-    Arguments:
+    Args:
         size, scales, flip: see there.
-        fill: colour of the padding while the image has 8 bits; in the mask it is PADDING.
+        fill: color of the padding while the image has 8 bits; in the mask it is PADDING.
         p: part of albumentations' interface; leave it at 1, crops of a batch must have one size.
     """
 
@@ -111,7 +111,7 @@ class Normalize:
     def __call__(
         self, image: UInt8[np.ndarray, "h w 3"], out: Float32[np.ndarray, "3 h w"] | None = None
     ) -> Float32[np.ndarray, "3 h w"]:
-        """Normalise one image, into ``out`` if given: any part of an array whose rows are contiguous."""
+        """Normalize one image, into ``out`` if given: any part of an array whose rows are contiguous."""
         if out is None:
             out = np.empty((3, *image.shape[:2]), np.float32)
         for channel, plane in enumerate(cv2.split(image)):
@@ -120,19 +120,19 @@ class Normalize:
 
 
 class TrainTransform:
-    """Scale, crop, flip, pad, extras, normalise; padding ends as exact 0 in the image and 255 in the mask.
+    """Scale, crop, flip, pad, extras, normalize; padding ends as exact 0 in the image and 255 in the mask.
 
     Every draw comes from one generator per call that ``seed`` starts: the result is a function of image and seed
     only, in any process. (Compose.set_random_seed would start *each* transform with the same seed and so couple
     their draws.)
 
-    Arguments:
+    Args:
         crop_size: side of the crop in pixels.
         scales: factors to draw from.
         flip: probability of a horizontal flip.
         extra_transforms: built albumentations transforms, applied to the 8-bit crop after the flip. Pixels that
             they invent count as padding, unless ``fill_mask`` names a class above 0; see :func:`mark_invented`.
-        mean, std: of the normalised input, in units of 0..1, RGB.
+        mean, std: of the normalized input, in units of 0..1, RGB.
     """
 
     def __init__(
@@ -179,13 +179,13 @@ class TrainTransform:
 
 
 class EvalTransform:
-    """Normalise the whole image at its own size; nothing is resized or padded (inference pads to the stride)."""
+    """Normalize the whole image at its own size; nothing is resized or padded (inference pads to the stride)."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
         self.normalize = Normalize(mean, std)
 
     def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Float32[Tensor, "3 h w"]:
-        """Normalise one image."""
+        """Normalize one image."""
         return torch.from_numpy(self.normalize(image))
 
 
@@ -197,6 +197,6 @@ def blurred(image: UInt8[np.ndarray, "h w 3"], sigma: float) -> UInt8[np.ndarray
 def relit(
     image: UInt8[np.ndarray, "h w 3"], *, brightness: float = 1.0, contrast: float = 1.0
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Grey levels times ``brightness``, or their distances from the image's mean grey times ``contrast``."""
+    """Gray levels times ``brightness``, or their distances from the image's mean gray times ``contrast``."""
     factors = {"brightness": (brightness,) * 2, "contrast": (contrast,) * 2, "saturation": (1.0, 1.0)}
     return A.ColorJitter(**factors, hue=(0.0, 0.0), p=1)(image=image)["image"]

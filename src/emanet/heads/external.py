@@ -14,7 +14,7 @@ class ExternalAttention(nn.Module):
         a = \mathrm{softmax}_n(M_k^T W_1 x), \quad z = a / \sum_k a, \quad
         y = \mathrm{ReLU}(x + \mathrm{BN}(W_2 M_v z))
 
-    The double normalisation: a softmax over the pixels, then each pixel's row of K weights is divided by its sum. The
+    The double normalization: a softmax over the pixels, then each pixel's row of K weights is divided by its sum. The
     first convolution has no bias: it would be the same for all pixels, and the softmax takes that out.
 
     Args:

@@ -1,4 +1,4 @@
-"""Hamburger: the attention unit as a non-negative matrix factorisation, solved anew for every image."""
+"""Hamburger: the attention unit as a non-negative matrix factorization, solved anew for every image."""
 
 import torch
 from jaxtyping import Float
@@ -20,7 +20,7 @@ def update(
     return bases, codes
 
 
-def factorise(
+def factorize(
     x: Float[Tensor, "b c n"], bases: Float[Tensor, "b c k"], *, T: int, gradient: Gradient = "last"
 ) -> tuple[Float[Tensor, "b c k"], Float[Tensor, "b n k"]]:
     """T updates from the given bases and their responsibilities; ``gradient``: those that autograd sees."""
@@ -42,7 +42,7 @@ class Hamburger(nn.Module):
 
     The bases start from uniform random numbers, L2-normalized, for every forward: in training from torch's generator
     (which the task seeds by step and rank), in evaluation always from the same ones, so that a score can be repeated.
-    The factorisation runs in float32 at least: sums over all pixels overflow float16.
+    The factorization runs in float32 at least: sums over all pixels overflow float16.
 
     Args:
         channels: channels c of the input and of the output.
@@ -64,7 +64,7 @@ class Hamburger(nn.Module):
         check_counts(channels=channels, K=K, T=T, T_eval=T if T_eval is None else T_eval)
         if gradient not in ("last", "full"):
             raise ValueError(
-                "a Hamburger learns its lower bread through the factorisation, so gradient must be last or full, got "
+                "a Hamburger learns its lower bread through the factorization, so gradient must be last or full, got "
                 f"gradient={gradient!r}"
             )
         self.K, self.T, self.T_eval = K, T, T_eval
@@ -87,7 +87,7 @@ class Hamburger(nn.Module):
             pixels = pixels.to(torch.promote_types(pixels.dtype, torch.float32))
             start = torch.rand_like(self.bases) if self.training else self.bases
             start = normalize(start.to(pixels.dtype)).expand(len(pixels), -1, -1)
-            bases, codes = factorise(pixels, start, T=self.iterations, gradient=self.gradient)
+            bases, codes = factorize(pixels, start, T=self.iterations, gradient=self.gradient)
             y = bases @ codes.transpose(1, 2)
         return torch.relu(x + self.upper(y.view(x.shape)))
 

@@ -46,13 +46,13 @@ class PooledContext(nn.Module):
         """Context at the size of the features.
 
         Raises:
-            ConfigError: in training with a single value per channel, which a batch norm cannot normalise.
+            ConfigError: in training with a single value per channel, which a batch norm cannot normalize.
         """
         pooled = F.adaptive_avg_pool2d(features, self.bins)
         bn = self.reduce.get_submodule("bn")
         if bn.training and not isinstance(bn, nn.SyncBatchNorm) and len(pooled) * self.bins**2 == 1:
             raise ConfigError(
-                "this head normalises the means over whole images, so training needs at least 2 images at a time on "
+                "this head normalizes the means over whole images, so training needs at least 2 images at a time on "
                 "each device, got 1: raise dataset.batch_size, lower trainer.accumulate_grad_batches, or set "
                 "trainer.sync_batchnorm=true on several GPUs"
             )

@@ -27,7 +27,7 @@ def expectation_maximization_over_tiles(
             through ``T`` times, or a function that returns a new iterable each time.
         mu: the bases to start from.
         T: iterations, each a pass over the tiles.
-        norm: normalisation of the bases after each M-step, as in :func:`emanet.emau.normalize`.
+        norm: normalization of the bases after each M-step, as in :func:`emanet.emau.normalize`.
 
     Returns:
         The last bases, and the ones before them: the responsibilities of a tile are ``e_step(tile, before)``, its

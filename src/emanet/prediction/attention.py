@@ -17,7 +17,7 @@ from emanet.errors import ConfigError
 from emanet.inference import pad_to_stride
 from emanet.visual import FAINT, GAP, INK, LINE, MARGIN, PAPER, Pixels, fit_size, font, resize
 
-#: a map's colours from 0 to its greatest value: dark, then red, yellow, white
+#: a map's colors from 0 to its greatest value: dark, then red, yellow, white
 HEAT = np.array([(8, 8, 20), (90, 16, 80), (200, 50, 50), (250, 170, 40), (255, 255, 220)], np.float64)
 COLUMNS = 8
 CAPTION = 13  # size of a caption's letters
@@ -145,16 +145,16 @@ def claimants(
 
 
 def heat_map(image: Pixels, responsibility: Float[np.ndarray, "h w"]) -> Pixels:
-    """Glow where a base is responsible, over the darkened grey image; scaled by the map's greatest value."""
+    """Glow where a base is responsible, over the darkened gray image; scaled by the map's greatest value."""
     strength = responsibility / max(float(responsibility.max()), 1e-12)
     places = np.linspace(0, 1, len(HEAT))
-    colours = np.stack([np.interp(strength, places, HEAT[:, channel]) for channel in range(3)], axis=2)
+    colors = np.stack([np.interp(strength, places, HEAT[:, channel]) for channel in range(3)], axis=2)
     glow = 0.3 + 0.45 * strength[..., None]
-    grey = image.mean(axis=2, keepdims=True) * (0.4 + 0.6 * strength[..., None])
-    return np.rint((1 - glow) * grey + glow * colours).clip(0, 255).astype(np.uint8)
+    gray = image.mean(axis=2, keepdims=True) * (0.4 + 0.6 * strength[..., None])
+    return np.rint((1 - glow) * gray + glow * colors).clip(0, 255).astype(np.uint8)
 
 
 def claim_map(image: Pixels, claimed: Int[np.ndarray, "h w"]) -> Pixels:
-    """Colour each pixel by the base that claims it, over the grey image."""
-    colours = spread_palette(int(claimed.max()) + 1)[claimed]
-    return np.rint(0.4 * image.mean(axis=2, keepdims=True) + 0.6 * colours).astype(np.uint8)
+    """Color each pixel by the base that claims it, over the gray image."""
+    colors = spread_palette(int(claimed.max()) + 1)[claimed]
+    return np.rint(0.4 * image.mean(axis=2, keepdims=True) + 0.6 * colors).astype(np.uint8)

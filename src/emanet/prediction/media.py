@@ -75,7 +75,7 @@ def name_sources(files: list[Path], root: Path) -> list[Source]:
 
 
 def read_picture(path: Path) -> Pixels:
-    """Read a picture as 8-bit RGB, upright: grey, palette, RGBA (laid on white), CMYK, 16 bits, floats of 0..1.
+    """Read a picture as 8-bit RGB, upright: gray, palette, RGBA (laid on white), CMYK, 16 bits, floats of 0..1.
 
     Raises:
         MediaError: if it cannot be read whole.
@@ -84,7 +84,7 @@ def read_picture(path: Path) -> Pixels:
         with Image.open(path) as picture:
             return to_rgb(ImageOps.exif_transpose(picture))
     except UnidentifiedImageError as error:
-        pixels = cv2.imread(str(path), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)  # 16-bit colour TIFF, for one
+        pixels = cv2.imread(str(path), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)  # 16-bit color TIFF, for one
         if pixels is None:
             raise MediaError(f"{path}: not a picture") from error
         return cv2.cvtColor(to_eight_bits(pixels), cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
@@ -154,7 +154,7 @@ class VideoWriter:
         self._writer: cv2.VideoWriter | None = None
 
     def write(self, frame: Pixels) -> None:
-        """Add a frame; odd sides lose their last pixel, as the format has colours for every second one only."""
+        """Add a frame; odd sides lose their last pixel, as the format has colors for every second one only."""
         height, width = (side - side % 2 for side in frame.shape[:2])
         if self._writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,7 @@ class Results:
 
     Args:
         folder: of all results: masks/, overlays/, probabilities/, attention/.
-        predictor: whose class names and colours are shown.
+        predictor: whose class names and colors are shown.
         save: which of mask, overlay, probabilities, attention to write.
         attention_bases: maps on each attention sheet; ``None``: all.
         submission: takes the masks as well.
@@ -187,7 +187,7 @@ def read_ahead(sources: Iterable[Source], read: Read, depth: int, results: Resul
 
 
 def same_size(pictures: Iterable[tuple[Source, Pixels]], most: int) -> Iterator[list[tuple[Source, Pixels]]]:
-    """Group neighbours of one size, up to ``most``."""
+    """Group neighbors of one size, up to ``most``."""
     group: list[tuple[Source, Pixels]] = []
     for source, image in pictures:
         if group and (len(group) == most or image.shape != group[0][1].shape):

@@ -36,8 +36,8 @@ class Predictor:
     Args:
         net: the network, with ``output_stride``; moved to ``device`` and set to evaluation.
         class_names: name of each class.
-        palette: colour of each class.
-        mean, std: normalisation of the input in units of 0..1, RGB.
+        palette: color of each class.
+        mean, std: normalization of the input in units of 0..1, RGB.
         inference: scales, flip and sliding window.
         device: name of a torch device; ``auto``: an accelerator if there is one.
     """
@@ -57,7 +57,7 @@ class Predictor:
         self.net: Any = net.to(self.device).eval()
         self.class_names, self.palette = tuple(class_names), palette
         self.inference = inference
-        self._normalise = Normalize(mean, std)
+        self._normalize = Normalize(mean, std)
 
     @classmethod
     def from_checkpoint(
@@ -94,7 +94,7 @@ class Predictor:
         self, images: Sequence[Pixels], *, probabilities: bool = False, attention: bool = False
     ) -> list[Prediction]:
         """Predict several images of one size together; other sizes would need padding, which would enter the EM."""
-        batch = torch.stack([torch.from_numpy(self._normalise(image)) for image in images]).to(self.device)
+        batch = torch.stack([torch.from_numpy(self._normalize(image)) for image in images]).to(self.device)
         if probabilities:
             scores = self.inference.probabilities(self.net, batch)
             masks = scores.argmax(1)

@@ -8,7 +8,7 @@ from scipy.spatial.distance import squareform
 
 from emanet.visual import FAINT, GAP, INK, LINE, MARGIN, PAPER, Pixels, font
 
-#: colours of the cosines -1, 0 and 1
+#: colors of the cosines -1, 0 and 1
 COLD, NEUTRAL, HOT = (33, 102, 172), (247, 247, 247), (178, 24, 43)
 SIDE = 640  # of the matrix in pixels, about
 BAR = 140  # longest bar of a share
@@ -52,7 +52,7 @@ def similarity_picture(
 
 
 def cluster_order(cosines: Float[np.ndarray, "k k"]) -> Int[np.ndarray, " k"]:
-    """Order in which similar bases are neighbours: leaves of an average-linkage tree over ``1 - cosine``."""
+    """Order in which similar bases are neighbors: leaves of an average-linkage tree over ``1 - cosine``."""
     if len(cosines) < 3:
         return np.arange(len(cosines))
     distances = np.clip(1 - (cosines + cosines.T) / 2, 0, None)
@@ -62,14 +62,14 @@ def cluster_order(cosines: Float[np.ndarray, "k k"]) -> Int[np.ndarray, " k"]:
 
 
 def diverging(values: Float[np.ndarray, "h w"]) -> Pixels:
-    """Colours of values from -1 to 1: blue, white, red."""
+    """Colors of values from -1 to 1: blue, white, red."""
     stops = np.array([COLD, NEUTRAL, HOT], np.float64)
     channels = [np.interp(values, (-1, 0, 1), stops[:, channel]) for channel in range(3)]
     return np.rint(np.stack(channels, axis=2)).astype(np.uint8)
 
 
 def draw_scale(canvas: Image.Image, corner: tuple[int, int]) -> None:
-    """The colours from -1 to 1, with numbers."""
+    """The colors from -1 to 1, with numbers."""
     x, y = corner
     ramp = diverging(np.linspace(-1, 1, 200)[None, :]).repeat(10, axis=0)
     canvas.paste(Image.fromarray(ramp), (x, y))

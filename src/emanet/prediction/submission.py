@@ -2,7 +2,7 @@
 
 VOC 2012 (development kit): a .tar.gz with ``results/VOC2012/Segmentation/comp6_test_cls/<id>.png``, palette images of
 0..20. Cityscapes (cityscapesScripts, evalPixelLevelSemanticLabeling.py): a .zip with one ``<city>_<n>_<n>*.png`` of
-labelIds per image. ADE20K (SceneParsing 150): a .zip with ``<image>.png``, grey values 1..150.
+labelIds per image. ADE20K (SceneParsing 150): a .zip with ``<image>.png``, gray values 1..150.
 """
 
 import io
@@ -33,7 +33,7 @@ class Format:
 
     archive: str  #: file name of the archive
     folder: str  #: inside it
-    mode: str  #: Pillow's mode of the pictures: P with a palette, L grey
+    mode: str  #: Pillow's mode of the pictures: P with a palette, L gray
     values: tuple[int, ...]  #: pixel value of each class
     palette: UInt8[np.ndarray, "classes 3"] | None = None
 

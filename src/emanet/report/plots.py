@@ -94,7 +94,7 @@ def cost_rows(study: Study) -> Figure:
 
 
 def cost_scatter(study: Study) -> Figure:
-    """mIoU over each cost that differs: one panel each, one colour and marker per setting."""
+    """mIoU over each cost that differs: one panel each, one color and marker per setting."""
     costs = varying_costs(study)[:2]
     figure = new_figure(3.2)
     panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
@@ -118,7 +118,7 @@ def cost_scatter(study: Study) -> Figure:
 
 
 def bars(study: Study) -> Figure:
-    """Bars from zero: one per value, or groups of the first key's values with a colour for each of the second's."""
+    """Bars from zero: one per value, or groups of the first key's values with a color for each of the second's."""
     cells = {tuple(map(shown, cell.values)): cell for cell in study.cells}
     groups = list(dict.fromkeys(setting[0] for setting in cells))
     series = list(dict.fromkeys(setting[1:] for setting in cells))  # of one setting () with one key alone
@@ -165,7 +165,7 @@ def draw_bar(axes: Axes, place: Number, cell: Cell | None, width: float, color: 
 
 
 def blend(color: str, share: float = 0.55) -> tuple[float, float, float]:
-    """A colour mixed with white."""
+    """A color mixed with white."""
     channels = [int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)]
     red, green, blue = (1 - share * (1 - channel) for channel in channels)
     return red, green, blue

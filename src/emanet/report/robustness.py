@@ -23,7 +23,7 @@ from emanet.study import natural
 
 TITLE = "Robustness to the input"
 READING = (
-    "Each image is corrupted in its 8 bits before it is normalised, in the same way for every network. "
+    "Each image is corrupted in its 8 bits before it is normalized, in the same way for every network. "
     f"mIoU in %: mean {PLUS_MINUS} standard deviation over the seeds (n {MINUS} 1); in brackets what is left "
     "of each network's own mIoU on clean images, averaged over the seeds."
 )

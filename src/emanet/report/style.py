@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 WIDTH = 6.6  # inches: the text width of a page
 
-#: Okabe and Ito's colours, which people with any kind of colour vision can tell apart
+#: Okabe and Ito's colors, which people with any kind of color vision can tell apart
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 ORANGE, SKY, BLACK, YELLOW = "#E69F00", "#56B4E9", "#000000", "#F0E442"
 COLORS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, YELLOW)
@@ -82,7 +82,7 @@ def to_bytes(figure: Figure, kind: str) -> bytes:
 
 
 def looks(count: int) -> list[tuple[str, str]]:
-    """Colour and marker for each of ``count`` series; a pair that differs in both as long as there are any."""
+    """Color and marker for each of ``count`` series; a pair that differs in both as long as there are any."""
     pairs = [
         (color, marker) for shift in range(8) for color, marker in zip(COLORS, rotated(MARKERS, shift), strict=True)
     ]

@@ -13,12 +13,12 @@ from emanet.bases import SCALARS, look, measure
 from emanet.callbacks import BasesMonitor, LastCheckpoint
 from emanet.csv_logger import RunCSVLogger
 from emanet.task import SegmentationTask
-from small_run import NAMES, ColourData, make_task, make_trainer
+from small_run import NAMES, ColorData, make_task, make_trainer
 from tiny import tiny_net
 
 
 def ema_task(**options) -> SegmentationTask:
-    """A small EMANet on the coloured images."""
+    """A small EMANet on the colored images."""
     return SegmentationTask(tiny_net(**options), class_names=NAMES, max_steps=20, lr=0.05, config={"name": "small"})
 
 
@@ -32,13 +32,13 @@ def test_every_validation_has_all_scalars_in_the_row_of_its_scores(tmp_path: Pat
     trainer = make_trainer(tmp_path, [BasesMonitor(n_images=2)], logger=RunCSVLogger(tmp_path))
     task = ema_task()
     start = task.net.emau.mu[0].double().clone()
-    trainer.fit(task, ColourData())
+    trainer.fit(task, ColorData())
     rows = rows_of(tmp_path)
     assert [int(row["step"]) for row in rows] == [3, 7]
     for row in rows:
         assert all(np.isfinite(float(row[f"bases/{name}"])) for name in SCALARS)
     task.net.eval()
-    images = [ColourData().item("val", index)["image"][None] for index in (2, 7)]  # a quarter and three quarters in
+    images = [ColorData().item("val", index)["image"][None] for index in (2, 7)]  # a quarter and three quarters in
     expected = measure([look(task.net, image) for image in images], task.net.emau.mu[0].double())
     for name, value in expected.items():
         assert float(rows[-1][name]) == pytest.approx(value, rel=1e-5, abs=1e-6), name
@@ -70,7 +70,7 @@ def test_weights_buffers_scores_and_random_states_are_the_same_to_the_bit_with_a
         L.seed_everything(7, verbose=False)
         watcher, task = Watcher(), ema_task(dropout=0.5)
         trainer = make_trainer(tmp_path, [*callbacks, watcher])
-        trainer.fit(task, ColourData())
+        trainer.fit(task, ColorData())
         ends.append((task, trainer, watcher.states))
     (plain, trainer, states), (watched, watched_trainer, watched_states) = ends
     assert len(states) == 4
@@ -88,7 +88,7 @@ def test_weights_buffers_scores_and_random_states_are_the_same_to_the_bit_with_a
 @pytest.mark.parametrize("task", [make_task, lambda: ema_task(head="fcn")])
 def test_a_network_without_bases_is_left_alone(tmp_path: Path, task):
     trainer = make_trainer(tmp_path, [BasesMonitor()], logger=RunCSVLogger(tmp_path))
-    trainer.fit(task(), ColourData())
+    trainer.fit(task(), ColorData())
     rows = rows_of(tmp_path)
     assert len(rows) == 2
     assert not [key for key in rows[0] if key.startswith("bases/")]
@@ -113,7 +113,7 @@ def test_a_run_resumed_between_two_validations_measures_the_drift_from_the_one_b
             last = folder / "last.ckpt"
             path = last if last.exists() else None
             with pytest.raises(RuntimeError, match="killed") if deaths else nullcontext():
-                trainer.fit(ema_task(), ColourData(train=2), ckpt_path=path, weights_only=True)
+                trainer.fit(ema_task(), ColorData(train=2), ckpt_path=path, weights_only=True)
         rows[name] = [row["bases/drift"] for row in rows_of(folder)]
     assert len(rows["whole"]) == 2
     assert rows["cut"] == rows["whole"]

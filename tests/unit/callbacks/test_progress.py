@@ -12,7 +12,7 @@ from rich.console import Console
 from emanet.callbacks import RunProgress
 from emanet.callbacks.progress import Throughput, clock
 from emanet.callbacks.terminal import Bars
-from small_run import ColourData, make_task, make_trainer
+from small_run import ColorData, make_task, make_trainer
 
 
 def terminal() -> tuple[Console, io.StringIO]:
@@ -24,7 +24,7 @@ def terminal() -> tuple[Console, io.StringIO]:
 def run(tmp_path: Path, progress: RunProgress, **options):
     """A fit with this progress callback."""
     trainer = make_trainer(tmp_path, [progress], enable_progress_bar=True, **options)
-    trainer.fit(make_task(), ColourData())
+    trainer.fit(make_task(), ColorData())
     return trainer
 
 
@@ -72,7 +72,7 @@ def test_it_works_for_a_validation_alone(tmp_path: Path, caplog):
     console, screen = terminal()
     progress = RunProgress(console=console)
     trainer = make_trainer(tmp_path, [progress], enable_progress_bar=True)
-    trainer.validate(make_task(), ColourData(val=10, batch_size=2), verbose=False)
+    trainer.validate(make_task(), ColorData(val=10, batch_size=2), verbose=False)
     assert "5/5" in screen.getvalue()
     assert re.search(r"validation: mIoU \d\.\d{4}, pixel accuracy", caplog.text)
 
@@ -82,7 +82,7 @@ def test_a_resumed_run_goes_on_counting_and_estimates_from_its_own_pace(tmp_path
     trainer.save_checkpoint(tmp_path / "at8.ckpt")
     caplog.set_level(logging.INFO)
     again = make_trainer(tmp_path, [RunProgress(log_every=10)], enable_progress_bar=True, max_steps=12)
-    again.fit(make_task(), ColourData(), ckpt_path=tmp_path / "at8.ckpt")
+    again.fit(make_task(), ColorData(), ckpt_path=tmp_path / "at8.ckpt")
     assert any(record.getMessage().startswith("step 10/12") for record in caplog.records)
 
 

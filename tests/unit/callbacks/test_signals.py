@@ -13,7 +13,7 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from emanet.callbacks import LastCheckpoint, SaveOnSignal
 from emanet.callbacks import signals as module
 from emanet.interrupts import InterruptedRunError, Interrupts, Request
-from small_run import ColourData, make_task, make_trainer
+from small_run import ColorData, make_task, make_trainer
 
 SLURM = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")
 
@@ -38,7 +38,7 @@ class Signaller(SaveOnSignal):
 
 def interrupted(tmp_path: Path, number: signal.Signals, step: int, **options):
     callbacks = [LastCheckpoint(tmp_path), Signaller(tmp_path, number, step)]
-    make_trainer(tmp_path, callbacks, **options).fit(make_task(), ColourData())
+    make_trainer(tmp_path, callbacks, **options).fit(make_task(), ColorData())
 
 
 def saved_step(folder: Path) -> int:
@@ -76,7 +76,7 @@ def test_lightnings_own_question_to_all_devices_at_each_batch_is_not_asked_meanw
     for callbacks, times in (([], 8), ([SaveOnSignal(tmp_path), LastCheckpoint(tmp_path)], 0)):
         asked.clear()
         trainer = make_trainer(tmp_path, [*callbacks, SeveralDevices()])
-        trainer.fit(make_task(), ColourData())
+        trainer.fit(make_task(), ColorData())
         assert len(asked) == times
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor()
         assert len(asked) == times + 1, "it is given back"

@@ -16,7 +16,7 @@ from emanet.callbacks.summary import print_scores
 from emanet.csv_logger import RunCSVLogger
 from emanet.metrics import scores_from_confusion
 from emanet.provenance import git_state
-from small_run import ColourData, make_task, make_trainer
+from small_run import ColorData, make_task, make_trainer
 
 
 def summary_of(run_dir: Path) -> dict:
@@ -31,14 +31,14 @@ def summary_of(run_dir: Path) -> dict:
 def test_a_finished_run_says_what_it_gave_and_from_what(tmp_path: Path, capsys):
     task = make_task(seed=0, name="trial")
     trainer = make_trainer(tmp_path, [RunSummary(tmp_path)])
-    trainer.fit(task, ColourData())
+    trainer.fit(task, ColorData())
     summary = summary_of(tmp_path)
     assert summary["status"] == "finished"
     assert summary["error"] is None
     assert summary["val/miou"] == summary["val/iou"]["red"] == trainer.callback_metrics["val/miou"].item() == 1.0
     assert summary["val/iou"] == {"red": 1.0, "green": 1.0, "blue": 1.0, "never seen": None}
     assert summary["val/classes_averaged"] == 3
-    assert (summary["steps"], summary["seed"], summary["name"], summary["dataset"]) == (8, 0, "trial", "colours")
+    assert (summary["steps"], summary["seed"], summary["name"], summary["dataset"]) == (8, 0, "trial", "colors")
     assert summary["parameters"] == {"total": 18, "trainable": 16, "backbone": 16, "head": 2}
     assert summary["versions"]["torch"] == torch.__version__
     assert None not in summary["versions"].values()
@@ -60,7 +60,7 @@ def test_the_final_and_the_best_validation_are_kept_apart(tmp_path: Path):
     task.validation_step = lambda batch, batch_idx: (
         original(batch, batch_idx) if trainer.global_step < 8 else all_red(task, batch)
     )
-    trainer.fit(task, ColourData())
+    trainer.fit(task, ColorData())
     content = summary_of(tmp_path)
     assert content["val/miou_best_step"] == 4
     assert content["val/miou_best"] > content["val/miou"]
@@ -75,7 +75,7 @@ def all_red(task, batch):
 
 
 def test_a_run_without_validation_gets_a_summary_all_the_same(tmp_path: Path):
-    make_trainer(tmp_path, [RunSummary(tmp_path)], limit_val_batches=0).fit(make_task(), ColourData())
+    make_trainer(tmp_path, [RunSummary(tmp_path)], limit_val_batches=0).fit(make_task(), ColorData())
     summary = summary_of(tmp_path)
     assert summary["status"] == "finished"
     assert summary["steps"] == 8
@@ -90,7 +90,7 @@ def test_a_run_that_fails_says_why(tmp_path: Path):
                 raise RuntimeError("the dog ate the batch")
 
     with pytest.raises(RuntimeError, match="the dog"):
-        make_trainer(tmp_path, [Failing(tmp_path)]).fit(make_task(), ColourData())
+        make_trainer(tmp_path, [Failing(tmp_path)]).fit(make_task(), ColorData())
     summary = summary_of(tmp_path)
     assert (summary["status"], summary["error"]) == ("failed", "RuntimeError: the dog ate the batch")
     assert summary["val/miou"] is not None  # of the validation before
@@ -105,15 +105,15 @@ def test_while_it_runs_the_summary_says_so(tmp_path: Path):
             super().on_validation_end(trainer, pl_module)
             seen.append(summary_of(tmp_path)["val/miou"] is not None)
 
-    make_trainer(tmp_path, [Peeking(tmp_path)]).fit(make_task(), ColourData())
+    make_trainer(tmp_path, [Peeking(tmp_path)]).fit(make_task(), ColorData())
     assert seen == ["running", True, "running", True]
 
 
 def test_a_resumed_run_adds_up_and_keeps_the_best(tmp_path: Path):
-    make_trainer(tmp_path, [RunSummary(tmp_path), LastCheckpoint(tmp_path)]).fit(make_task(), ColourData())
+    make_trainer(tmp_path, [RunSummary(tmp_path), LastCheckpoint(tmp_path)]).fit(make_task(), ColorData())
     first = summary_of(tmp_path)
     trainer = make_trainer(tmp_path, [RunSummary(tmp_path)], max_steps=12)
-    trainer.fit(make_task(), ColourData(), ckpt_path=tmp_path / "last.ckpt")
+    trainer.fit(make_task(), ColorData(), ckpt_path=tmp_path / "last.ckpt")
     second = summary_of(tmp_path)
     assert second["steps"] == 12
     assert second["seconds"] > first["seconds"]
@@ -136,17 +136,17 @@ def test_a_resumed_run_takes_the_steps_beyond_its_checkpoint_again_and_logs_each
         return make_trainer(tmp_path, callbacks, logger=RunCSVLogger(tmp_path))
 
     with pytest.raises(RuntimeError, match="power cut"):
-        trainer(Crash()).fit(make_task(), ColourData())
+        trainer(Crash()).fit(make_task(), ColorData())
     assert steps() == [0, 1, 2, 3, 4]
-    trainer().fit(make_task(), ColourData(), ckpt_path=tmp_path / "last.ckpt")  # of step 4
+    trainer().fit(make_task(), ColorData(), ckpt_path=tmp_path / "last.ckpt")  # of step 4
     assert steps() == list(range(8))
     assert summary_of(tmp_path)["status"] == "finished"
 
 
 def test_an_evaluation_leaves_the_summary_of_the_training_alone(tmp_path: Path):
-    make_trainer(tmp_path, [RunSummary(tmp_path)]).fit(make_task(), ColourData())
+    make_trainer(tmp_path, [RunSummary(tmp_path)]).fit(make_task(), ColorData())
     before = (tmp_path / "summary.json").read_bytes()
-    make_trainer(tmp_path, [RunSummary(tmp_path)]).validate(make_task(), ColourData(), verbose=False)
+    make_trainer(tmp_path, [RunSummary(tmp_path)]).validate(make_task(), ColorData(), verbose=False)
     assert (tmp_path / "summary.json").read_bytes() == before
 
 

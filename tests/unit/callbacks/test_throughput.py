@@ -9,7 +9,7 @@ import pytest
 from emanet.callbacks import LogThroughput, progress, throughput
 from emanet.csv_logger import RunCSVLogger
 from emanet.task import SegmentationTask
-from small_run import ColourData, make_task, make_trainer
+from small_run import ColorData, make_task, make_trainer
 
 
 class Clock:
@@ -22,7 +22,7 @@ class Clock:
         return self.now
 
 
-class SlowData(ColourData):
+class SlowData(ColorData):
     """Each image takes 1.5 seconds to read."""
 
     def __init__(self, clock: Clock) -> None:
@@ -81,6 +81,6 @@ def test_images_per_second_and_waiting_are_those_of_the_clock_without_first_step
 
 def test_nothing_is_logged_unless_asked_for(tmp_path: Path):
     trainer = make_trainer(tmp_path, [LogThroughput()], logger=RunCSVLogger(tmp_path))
-    trainer.fit(make_task(), ColourData())
+    trainer.fit(make_task(), ColorData())
     assert rows_of(tmp_path, "train/loss")
     assert rows_of(tmp_path) == []

@@ -113,7 +113,7 @@ def test_a_ready_made_segmentationclassaug_with_trainaug_txt_is_accepted(tmp_pat
     devkit = tmp_path / "VOCdevkit" / "VOC2012"
     names = sorted({*data_names(voc, "2007"), *sbd} - {"2008_000000"})
     for name in names:
-        fake_data.save_grey_png(devkit / "SegmentationClassAug" / f"{name}.png", sbd.get(name, voc.get(name)))
+        fake_data.save_gray_png(devkit / "SegmentationClassAug" / f"{name}.png", sbd.get(name, voc.get(name)))
     lines = [f"/JPEGImages/{name}.jpg /SegmentationClassAug/{name}.png" for name in names]
     composed = classes(module(VOC, tmp_path), "trainaug")
     fake_data.save_list(devkit / "SegmentationClassAug" / "trainaug.txt", lines)
@@ -237,7 +237,7 @@ def test_an_unknown_split_is_refused_with_the_known_ones(tmp_path: Path):
 def test_a_label_out_of_range_stops_with_the_file_before_it_reaches_a_kernel(tmp_path: Path):
     fake_data.write_ade20k(tmp_path)
     mask = tmp_path / "ADEChallengeData2016/annotations/training/ADE_train_00000002.png"
-    fake_data.save_grey_png(mask, np.full(fake_data.SIZE, 151))
+    fake_data.save_gray_png(mask, np.full(fake_data.SIZE, 151))
     data = module(ADE20K, tmp_path, batch_size=3)
     with pytest.raises(DatasetError, match=r"ADE_train_00000002\.png: label 151 in 4800 pixels"):
         list(data.train_dataloader())
@@ -246,7 +246,7 @@ def test_a_label_out_of_range_stops_with_the_file_before_it_reaches_a_kernel(tmp
 def test_an_error_in_a_worker_process_still_names_the_file(tmp_path: Path):
     fake_data.write_ade20k(tmp_path)
     mask = tmp_path / "ADEChallengeData2016/annotations/validation/ADE_val_00000001.png"
-    fake_data.save_grey_png(mask, np.full((61, 80), 1))
+    fake_data.save_gray_png(mask, np.full((61, 80), 1))
     data = module(ADE20K, tmp_path, num_workers=1, persistent_workers=False)
     with pytest.raises(DatasetError, match=r"ADE_val_00000001\.png: mask is 80x61"):
         list(data.val_dataloader())
@@ -257,7 +257,7 @@ def test_unequal_sizes_in_one_evaluation_batch_are_refused(tmp_path: Path):
     base = tmp_path / "ADEChallengeData2016"
     rng = np.random.default_rng(0)
     fake_data.save_image(base / "images/validation/ADE_val_00000002.jpg", fake_data.picture(rng, (50, 80)))
-    fake_data.save_grey_png(base / "annotations/validation/ADE_val_00000002.png", np.ones((50, 80)))
+    fake_data.save_gray_png(base / "annotations/validation/ADE_val_00000002.png", np.ones((50, 80)))
     with pytest.raises(ConfigError, match=r"unequal size .*80x50, 80x60.*eval_batch_size=1"):
         list(module(ADE20K, tmp_path, eval_batch_size=2).val_dataloader())
 

@@ -80,7 +80,7 @@ def test_every_tile_shows_two_classes_or_more(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("latitude", "longitude", "climate", "colour"),
+    ("latitude", "longitude", "climate", "color"),
     [
         (25, 5, "arid", "sand"),  # Sahara
         (-24, 126, "arid", "sand"),  # Gibson Desert
@@ -95,7 +95,7 @@ def test_every_tile_shows_two_classes_or_more(root: Path) -> None:
     ],
 )
 def test_both_maps_show_known_places_where_they_are(
-    sources: Sources, latitude: float, longitude: float, climate: str, colour: str
+    sources: Sources, latitude: float, longitude: float, climate: str, color: str
 ) -> None:
     image, mask = sources
     row, column = int((90 - latitude) * 15), int((longitude + 180) * 15)
@@ -107,7 +107,7 @@ def test_both_maps_show_known_places_where_they_are(
         "green": green > red > blue and green < 80,
         "blue": blue > green > red and red < 60,
     }
-    assert [name for name, seen in shows.items() if seen] == [colour]
+    assert [name for name, seen in shows.items() if seen] == [color]
 
 
 def test_a_tile_holds_the_very_pixels_of_the_sources(root: Path, sources: Sources) -> None:
@@ -117,13 +117,13 @@ def test_a_tile_holds_the_very_pixels_of_the_sources(root: Path, sources: Source
     np.testing.assert_array_equal(tiles(root, "val")["r05_c06"], climate[window])
 
 
-def test_nearest_sampling_takes_the_label_under_the_new_pixels_centre() -> None:
+def test_nearest_sampling_takes_the_label_under_the_new_pixels_center() -> None:
     labels = np.arange(12, dtype=np.uint8)[None].repeat(12, 0)
-    # 12 -> 5 pixels, as 12960 -> 5400: centres at 1.2, 3.6, 6.0, 8.4, 10.8
+    # 12 -> 5 pixels, as 12960 -> 5400: centers at 1.2, 3.6, 6.0, 8.4, 10.8
     np.testing.assert_array_equal(blue_marble.nearest(labels, (5, 5)), [[1, 3, 6, 8, 10]] * 5)
 
 
-def test_masks_are_palette_pngs_in_the_colours_of_the_legend(root: Path) -> None:
+def test_masks_are_palette_pngs_in_the_colors_of_the_legend(root: Path) -> None:
     path = sorted((root / "masks" / "val").glob("*.png"))[0]
     with Image.open(path) as mask:
         assert mask.mode == "P"

@@ -39,7 +39,7 @@ def test_instances_are_painted_by_name_small_over_large_and_crowds_are_ignored(d
     assert np.array_equal(mask, expected)
 
 
-def test_a_polygon_covers_the_pixels_whose_centres_it_holds():
+def test_a_polygon_covers_the_pixels_whose_centers_it_holds():
     triangle = np.array([[0, 0], [4, 0], [0, 4]], np.float32)
     assert inside(triangle, (4, 4)).astype(int).tolist() == [[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
     outside = np.array([[-5, -5], [9, -5], [9, 9], [-5, 9]], np.float32)

@@ -146,13 +146,13 @@ def test_between_the_places_there_is_nothing(root: Path) -> None:
 
 
 def test_no_brightness_that_can_be_drawn_leaves_8_bits() -> None:
-    colours = np.array(list(COLOURS.values()))
-    assert colours.min() >= MOST
-    assert colours.max() <= 255 - MOST
+    colors = np.array(list(COLOURS.values()))
+    assert colors.min() >= MOST
+    assert colors.max() <= 255 - MOST
     scene = draw_scene("train", 0)._replace(brightness=np.tile([-MOST, MOST], KINDS * PATCHES // 2))
     image, _ = paint(scene)
     row, column = scene.corner[0]
-    assert image[row, column].tolist() == (colours[0] - MOST).tolist()
+    assert image[row, column].tolist() == (colors[0] - MOST).tolist()
 
 
 # --- what can be told -----------------------------------------------------------------------------------------------
@@ -177,10 +177,10 @@ def test_the_best_accuracies_are_those_of_the_normal_table() -> None:
 
 
 @pytest.mark.parametrize("patches", [1, PATCHES])
-def test_rounding_and_clipping_to_grey_levels_leave_the_bounds(patches: int) -> None:
+def test_rounding_and_clipping_to_gray_levels_leave_the_bounds(patches: int) -> None:
     levels = np.arange(-MOST, MOST + 1)
     edges = np.concatenate([[-np.inf], levels[:-1] + 0.5, [np.inf]])
-    one = np.diff(norm.cdf(edges, SHIFT, NOISE))  # of a bright patch's grey levels
+    one = np.diff(norm.cdf(edges, SHIFT, NOISE))  # of a bright patch's gray levels
     total = one
     for _ in range(patches - 1):
         total = np.convolve(total, one)

@@ -18,7 +18,7 @@ from emanet.data.folder import Folder
 from emanet.data.items import read_pair
 from emanet.errors import ConfigError, DatasetError
 from emanet.network import EMANet
-from fake_data import SIZE, picture, save_grey_png, save_image, save_list, write_folder
+from fake_data import SIZE, picture, save_gray_png, save_image, save_list, write_folder
 
 
 def folder(root: Path, **options) -> Folder:
@@ -46,7 +46,7 @@ def test_a_ratio_splits_without_overlap_and_keeps_its_choice_when_images_join(tm
     assert not train & val
     assert len(train | val) == 40
     save_image(tmp_path / "images" / "new.jpg", picture(np.random.default_rng(0)))
-    save_grey_png(tmp_path / "masks" / "new.png", np.zeros(SIZE))
+    save_gray_png(tmp_path / "masks" / "new.png", np.zeros(SIZE))
     later = {sample.name for sample in folder(tmp_path, num_classes=3, val_ratio=0.25).samples("val")}
     assert len(later & val) >= 9
 
@@ -99,7 +99,7 @@ def test_labels_beyond_the_class_count_are_named_with_the_way_out(tmp_path: Path
         data.setup("fit")
 
 
-def test_colours_become_classes_and_unknown_ones_are_named(tmp_path: Path):
+def test_colors_become_classes_and_unknown_ones_are_named(tmp_path: Path):
     raw = write_folder(tmp_path, values=(0, 1, 2))
     table = np.array([(255, 0, 0), (0, 255, 0), (1, 2, 3)], np.uint8)
     for path in tmp_path.glob("masks/*/*.png"):
@@ -110,9 +110,9 @@ def test_colours_become_classes_and_unknown_ones_are_named(tmp_path: Path):
         assert np.array_equal(mask, np.array([0, 1, 255])[raw[name]])
     assert data.palette.tolist() == [[255, 0, 0], [0, 255, 0]]
     del colors["ignore"]
-    with pytest.raises(DatasetError, match=r"colours without a class: \(1, 2, 3\)"):
+    with pytest.raises(DatasetError, match=r"colors without a class: \(1, 2, 3\)"):
         folder(tmp_path, class_names=["red", "green"], mask_encoding="rgb", colors=colors).setup("fit")
-    with pytest.raises(DatasetError, match=r"colour channels \(mode RGB\)"):
+    with pytest.raises(DatasetError, match=r"color channels \(mode RGB\)"):
         folder(tmp_path, num_classes=2).setup("fit")
 
 
@@ -253,7 +253,7 @@ def test_the_class_map_of_the_texts_can_be_typed(tmp_path: Path, composed: Calla
         assert np.array_equal(mask, raw[name] // 255)
 
 
-def test_the_colours_of_the_texts_can_be_typed(tmp_path: Path, composed: Callable[..., Folder]):
+def test_the_colors_of_the_texts_can_be_typed(tmp_path: Path, composed: Callable[..., Folder]):
     (override,) = quoted("colors", "data/folder/README.md")
     data = composed(tmp_path, "dataset.class_names=[sky,tree,road]", "dataset.mask_encoding=rgb", override)
     assert data.palette.tolist() == [[0, 0, 255], [0, 255, 0], [9, 9, 9]]

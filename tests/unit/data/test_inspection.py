@@ -11,7 +11,7 @@ from emanet.data.folder import Folder
 from emanet.data.inspection import contact_sheet, inspect, report, spaced, write_weights
 from emanet.data.voc import VOC
 from emanet.errors import DatasetError
-from fake_data import save_grey_png, save_image, write_voc
+from fake_data import save_gray_png, save_image, write_voc
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def three(tmp_path: Path) -> Folder:
     second[:1], second[1:3] = 2, 255  # 70 of class 0, 10 of class 2, 20 ignored
     for name, mask in {"a": first, "b": second}.items():
         save_image(tmp_path / "images" / "train" / f"{name}.png", np.full((10, 10, 3), 90, np.uint8))
-        save_grey_png(tmp_path / "masks" / "train" / f"{name}.png", mask)
+        save_gray_png(tmp_path / "masks" / "train" / f"{name}.png", mask)
     return Folder(
         root=tmp_path, class_names=["ground", "disc", "square", "ghost"], val_split="train", test_split="train"
     )
@@ -34,14 +34,14 @@ def test_figures_are_those_counted_by_hand(three: Folder):
     assert found.pixels.tolist() == [150, 20, 10, 0]
     assert found.shown_in.tolist() == [2, 1, 1, 0]
     assert found.ignored == 20
-    assert found.labelled == 180
+    assert found.labeled == 180
     assert found.absent == ["ghost"]
     assert found.sizes == {(10, 10): 2}
     np.testing.assert_allclose(found.frequencies, [150 / 180, 20 / 180, 10 / 180, 0])
 
 
 def test_weights_balance_by_the_median_frequency_among_the_images_that_show_a_class(three: Folder):
-    # 150/180, 20/100 and 10/80 of the labelled pixels of the images that show it: the median is 0.2
+    # 150/180, 20/100 and 10/80 of the labeled pixels of the images that show it: the median is 0.2
     assert inspect(three, "train").class_weights() == [0.24, 1.0, 1.6, 1.0]
 
 
@@ -75,7 +75,7 @@ def test_a_limit_reads_evenly_spaced_masks(tmp_path: Path):
 
 
 def test_a_label_out_of_range_is_found_and_named(three: Folder):
-    save_grey_png(three.root / "masks" / "train" / "b.png", np.full((10, 10), 7))
+    save_gray_png(three.root / "masks" / "train" / "b.png", np.full((10, 10), 7))
     with pytest.raises(DatasetError, match=r"b\.png: label 7 in 100 pixels belongs to none of the 4 classes"):
         inspect(Folder(root=three.root, num_classes=4), "train")
 
@@ -91,13 +91,13 @@ def test_a_split_without_masks_is_shown_too(tmp_path: Path):
 
 def test_the_sheet_shows_images_overlays_masks_and_the_legend(three: Folder):
     picture = contact_sheet(three, "train", pictures=2)
-    colours = {tuple(colour) for colour in np.unique(np.asarray(picture).reshape(-1, 3), axis=0).tolist()}
+    colors = {tuple(color) for color in np.unique(np.asarray(picture).reshape(-1, 3), axis=0).tolist()}
     for label in (0, 1, 2):
-        assert tuple(three.palette[label].tolist()) in colours, "the mask itself"
+        assert tuple(three.palette[label].tolist()) in colors, "the mask itself"
     overlaid = np.rint(0.4 * 90 + 0.6 * three.palette[1].astype(float)).astype(int)
-    assert tuple(overlaid.tolist()) in colours
-    assert (90, 90, 90) in colours, "the image"
-    assert tuple(three.palette[3].tolist()) not in colours, "a class that does not occur is not in the legend"
+    assert tuple(overlaid.tolist()) in colors
+    assert (90, 90, 90) in colors, "the image"
+    assert tuple(three.palette[3].tolist()) not in colors, "a class that does not occur is not in the legend"
 
 
 def test_the_sheet_is_the_same_each_time_and_another_for_another_seed(tmp_path: Path):

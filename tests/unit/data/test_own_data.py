@@ -10,7 +10,7 @@ from PIL import Image
 
 from emanet.data.folder import Folder
 from emanet.errors import ConfigError, DatasetError
-from fake_data import save_grey_png, save_image, save_list, save_palette_png, write_folder
+from fake_data import save_gray_png, save_image, save_list, save_palette_png, write_folder
 
 COLORS = {"ground": [90, 90, 90], "disc": [220, 60, 60], "square": [60, 120, 220], "ignore": [0, 0, 0]}
 NAMES = ["ground", "disc", "square"]
@@ -18,7 +18,7 @@ TABLE = "".join(f"{name}: {color}\n" for name, color in COLORS.items())
 
 
 def as_index(root: Path, name: str, labels: np.ndarray) -> None:
-    save_grey_png(root / f"{name}.png", labels)
+    save_gray_png(root / f"{name}.png", labels)
 
 
 def as_palette(root: Path, name: str, labels: np.ndarray) -> None:
@@ -34,7 +34,7 @@ def as_rgb(root: Path, name: str, labels: np.ndarray) -> None:
 
 def as_folders(root: Path, name: str, labels: np.ndarray) -> None:
     for label, kind in enumerate(NAMES):
-        save_grey_png(root / kind / f"{name}.png", np.where(labels == label, 255, 0))
+        save_gray_png(root / kind / f"{name}.png", np.where(labels == label, 255, 0))
 
 
 @pytest.mark.parametrize("layout", ["folders", "lists", "ratio"])
@@ -75,7 +75,7 @@ def test_every_encoding_split_and_file_of_names_gives_the_same_classes(
             np.testing.assert_array_equal(read(sample), labels[sample.name])
 
 
-def test_colours_of_the_class_file_are_those_of_the_pictures(tmp_path: Path):
+def test_colors_of_the_class_file_are_those_of_the_pictures(tmp_path: Path):
     (tmp_path / "classes.yaml").write_text(TABLE)
     datamodule = Folder(root=tmp_path, class_file=tmp_path / "classes.yaml", mask_encoding="rgb")
     assert datamodule.palette.tolist() == [COLORS[name] for name in NAMES]
@@ -112,7 +112,7 @@ MISTAKES = [
     (jpeg_named_png, "stored as JPEG"),
     (
         lambda root: as_rgb(root / "masks" / "train", "train0", np.zeros((60, 80))),
-        "colour channels .*mask_encoding=rgb",
+        "color channels .*mask_encoding=rgb",
     ),
     (lambda root: (root / "masks" / "train" / "train0.png").unlink(), "1 images of split 'train' have no mask"),
 ]

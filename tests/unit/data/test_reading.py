@@ -40,7 +40,7 @@ def test_the_genuine_voc_image_keeps_its_labels_through_a_palette_png(tmp_path: 
     assert np.array_equal(read_image(tmp_path / "image.png"), voc["rgb"])
 
 
-def test_a_palette_png_gives_indices_where_its_colours_would_give_others(tmp_path: Path):
+def test_a_palette_png_gives_indices_where_its_colors_would_give_others(tmp_path: Path):
     save_palette_png(tmp_path / "mask.png", np.full((4, 5), 15))
     assert np.unique(read_index_png(tmp_path / "mask.png")).tolist() == [15]
     assert np.array(Image.open(tmp_path / "mask.png").convert("RGB"))[0, 0].tolist() == [192, 128, 128]
@@ -98,12 +98,12 @@ def test_a_missing_file_is_named(tmp_path: Path):
         read_image(tmp_path / "gone.jpg")
 
 
-def test_masks_in_colour_as_jpeg_or_of_too_large_labels_are_refused_with_the_reason(tmp_path: Path, rng):
+def test_masks_in_color_as_jpeg_or_of_too_large_labels_are_refused_with_the_reason(tmp_path: Path, rng):
     save_image(tmp_path / "rgb.png", picture(rng))
     save_image(tmp_path / "mask.jpg", np.zeros((4, 4), np.uint8))
     Image.fromarray(np.full((4, 4), 300, np.uint16)).save(tmp_path / "deep.png")
     for name, message in {
-        "rgb.png": r"rgb\.png: a mask with colour channels \(mode RGB\).*mask_encoding=rgb",
+        "rgb.png": r"rgb\.png: a mask with color channels \(mode RGB\).*mask_encoding=rgb",
         "mask.jpg": r"mask\.jpg: a mask stored as JPEG.*export the masks again as PNG",
         "deep.png": r"deep\.png: label 300 in a 16-bit mask",
     }.items():

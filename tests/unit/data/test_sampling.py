@@ -141,7 +141,7 @@ def test_a_loader_resumed_in_the_middle_of_an_epoch_goes_on_with_the_very_next_b
 
 
 class Recorder(L.LightningModule):
-    """Notes what it is shown; one weight, so that there is something to optimise."""
+    """Notes what it is shown; one weight, so that there is something to optimize."""
 
     def __init__(self):
         super().__init__()

@@ -90,7 +90,7 @@ def test_the_result_is_a_function_of_image_and_seed_whatever_was_drawn_before():
         assert torch.equal(b, d)
 
 
-RECORDED = {  # crop size: sums of the labels and of the normalised pixels of seeds 0 to 3
+RECORDED = {  # crop size: sums of the labels and of the normalized pixels of seeds 0 to 3
     129: ([238095, 74433, 119850, 112686], [51224.52, 32043.14, 31543.69, 12021.4]),
     513: ([2459831, 2703151, 2043805, 2062916], [141856.35, 178804.46, 147788.55, 341779.31]),
     65: ([74895, 60945, 3840, 15807], [8778.0, 15222.1, 26267.67, 14774.43]),  # with extra transforms
@@ -133,7 +133,7 @@ def test_every_window_position_can_be_drawn_both_ends_included():
     assert {int(pipeline(small, ramp, seed)[1][0, 0]) for seed in range(60)} == {0, 1, 2}
 
 
-def test_normalisation_is_that_of_the_recipe():
+def test_normalization_is_that_of_the_recipe():
     expected = (IMAGE / 255 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
     ours = EvalTransform(IMAGENET_MEAN, IMAGENET_STD)(IMAGE)
     assert ours.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""The Hamburger's factorisation: its laws, its gradient, and bases that are random and yet repeatable."""
+"""The Hamburger's factorization: its laws, its gradient, and bases that are random and yet repeatable."""
 
 from itertools import pairwise
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from emanet.heads.ham import Hamburger, factorise, update
+from emanet.heads.ham import Hamburger, factorize, update
 
 B, C, N, K = 2, 6, 20, 3
 
@@ -29,7 +29,7 @@ def test_no_update_makes_the_approximation_worse_and_no_factor_turns_negative():
     assert errors[-1] < 0.95 * errors[0]
 
 
-def test_an_exact_factorisation_stays_as_it_is():
+def test_an_exact_factorization_stays_as_it_is():
     _, bases = drawn()
     codes = torch.rand(B, N, K, dtype=torch.float64) + 0.5
     bases = bases + 0.5
@@ -41,7 +41,7 @@ def test_more_updates_from_the_same_bases_approximate_better():
     x, bases = drawn()
     errors = []
     for T in (1, 3, 9):
-        found, codes = factorise(x, bases, T=T)
+        found, codes = factorize(x, bases, T=T)
         errors.append(torch.linalg.matrix_norm(x - found @ codes.transpose(1, 2)).sum().item())
     assert errors == sorted(errors, reverse=True)
 
@@ -51,7 +51,7 @@ def gradients(gradient: str, T: int = 3) -> Tensor:
     torch.manual_seed(5)
     x, bases = drawn()
     x.requires_grad_()
-    found, codes = factorise(x, bases, T=T, gradient=gradient)
+    found, codes = factorize(x, bases, T=T, gradient=gradient)
     (found @ codes.transpose(1, 2)).square().sum().backward()
     assert x.grad is not None
     return x.grad
@@ -61,17 +61,17 @@ def test_the_one_step_gradient_is_that_of_the_last_update_from_the_others_result
     torch.manual_seed(5)
     x, bases = drawn()
     with torch.no_grad():
-        bases, codes = factorise(x, bases, T=2)
+        bases, codes = factorize(x, bases, T=2)
     x.requires_grad_()
     found, codes = update(x, bases, codes)
     (found @ codes.transpose(1, 2)).square().sum().backward()
     torch.testing.assert_close(gradients("last"), x.grad)
 
 
-def test_the_full_gradient_is_the_slope_of_the_whole_factorisation():
+def test_the_full_gradient_is_the_slope_of_the_whole_factorization():
     torch.manual_seed(5)
     x, bases = drawn()
-    assert torch.autograd.gradcheck(lambda x: factorise(x, bases, T=3, gradient="full")[0], (x.requires_grad_(),))
+    assert torch.autograd.gradcheck(lambda x: factorize(x, bases, T=3, gradient="full")[0], (x.requires_grad_(),))
     assert not torch.allclose(gradients("full"), gradients("last"))
 
 
@@ -100,7 +100,7 @@ def test_training_draws_bases_from_torchs_generator_so_that_a_seed_repeats_a_ste
 
 
 def test_building_one_draws_the_same_numbers_wherever_its_bases_come_from():
-    """The fixed bases have a generator of their own: they take no number from the one that initialises weights."""
+    """The fixed bases have a generator of their own: they take no number from the one that initializes weights."""
     torch.manual_seed(0)
     torch.nn.Conv2d(C, C, 1), torch.nn.Conv2d(C, C, 1, bias=False)
     expected = torch.rand(1)
@@ -121,7 +121,7 @@ def test_evaluation_may_take_another_number_of_updates():
 
 
 def test_large_activations_stay_finite_in_float16_autocast():
-    """Sums over all pixels of squares of 300 pass 65504, float16's largest number: the factorisation avoids it."""
+    """Sums over all pixels of squares of 300 pass 65504, float16's largest number: the factorization avoids it."""
     unit = Hamburger(4, K=2).eval()
     with torch.no_grad():
         unit.lower.weight.copy_(torch.eye(4)[:, :, None, None])

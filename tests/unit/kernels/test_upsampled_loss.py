@@ -173,7 +173,7 @@ def test_another_ignore_label_is_respected(small_blocks):
     torch.testing.assert_close(total, reference(low, mask.masked_fill(mask == 2, 255), None, True)["total"])
 
 
-def test_nan_logits_are_nan_losses_of_labelled_pixels_alone_as_in_pytorch(small_blocks):
+def test_nan_logits_are_nan_losses_of_labeled_pixels_alone_as_in_pytorch(small_blocks):
     low, mask, _ = example()
     with torch.no_grad():
         low[0, 1, 0, 0] = torch.nan
