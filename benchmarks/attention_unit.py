@@ -20,14 +20,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from emanet.kernels.choice import launcher
 from measure import Call, Variant, arguments, main, parse
 from torch import Tensor, nn
 
-from emanet.complexity import LiveMemory
-from emanet.emau import EMAU
-from emanet.heads.a2 import DoubleAttention
-from emanet.heads.nonlocal_ import NonLocal
-from emanet.kernels.choice import launcher
+from emanet.model.emau import EMAU
+from emanet.model.heads.a2 import DoubleAttention
+from emanet.model.heads.nonlocal_ import NonLocal
+from emanet.studies.complexity import LiveMemory
 
 Function = Callable[[Tensor], object]
 RIVALS = {"double attention": DoubleAttention, "non-local": NonLocal}

@@ -16,11 +16,12 @@ from omegaconf import DictConfig, OmegaConf
 from parts import Laps, no_laps, watch
 from torch import Tensor
 
-from emanet.build import build_inference, build_network, build_task, pick_precision, prepare_network
-from emanet.callbacks.guard import finite, gradients
-from emanet.config import CONF_DIR, register
+from emanet.config.instantiate import build_network
+from emanet.config.schema import CONF_DIR, register
 from emanet.data.datamodule import SegmentationDataModule
-from emanet.task import SegmentationTask
+from emanet.training.build import build_inference, build_task, pick_precision, prepare_network
+from emanet.training.callbacks.guard import finite, gradients
+from emanet.training.task import SegmentationTask
 
 PHOTOGRAPHS = 28  # synthetic ones that a loading process reads in turn
 

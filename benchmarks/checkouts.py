@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from implementations import CHANNELS, CLASSES, DEPTH, OURS, Implementation, K, Net, T, paper_net, take_over
 from torch import Tensor, nn
 
-from emanet.errors import ConfigError
-from emanet.interop import to_reference_state_dict
+from emanet.checkpoints.reference import to_reference_state_dict
+from emanet.common.errors import ConfigError
 
 SYNCHRONISED = "bn_lib.nn.modules"  # the authors' batch norm over several GPUs; on one device PyTorch's
 

@@ -21,7 +21,8 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "src"))
 
 from emanet import Predictor  # noqa: E402
-from emanet.data.distant_hints import (  # noqa: E402
+from emanet.common.visual import WRONG_COLOUR, SheetRow, legend, sheet, sheet_width  # noqa: E402
+from emanet.data.datasets.distant_hints import (  # noqa: E402
     CLASSES,
     COLOURS,
     PALETTE,
@@ -32,7 +33,6 @@ from emanet.data.distant_hints import (  # noqa: E402
     draw_scene,
     paint,
 )
-from emanet.visual import WRONG_COLOUR, SheetRow, legend, sheet, sheet_width  # noqa: E402
 
 GROWN = 12  # pixels by which a drawn answer exceeds its patch on each side
 FRAME = 4

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from emanet.emau import EMAU
-from emanet.errors import ConfigError
-from emanet.inference import predict_classes
-from emanet.losses import upsampled_loss_terms
-from emanet.mmseg import MMSegEMANet, MMSegEMAU
-from emanet.network import EMANet
+from emanet.common.errors import ConfigError
+from emanet.inference.views import predict_classes
+from emanet.model.emau import EMAU
+from emanet.model.mmseg import MMSegEMANet, MMSegEMAU
+from emanet.model.network import EMANet
+from emanet.training.losses.nll import upsampled_loss_terms
 
 CLASSES = 21
 CHANNELS, K, T = 512, 64, 3  # the paper's

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from measure import Call, Variant, arguments, main, parse
 from torch import Tensor
 
-from emanet.kernels.upsampled_loss import launcher, upsampled_cross_entropy
-from emanet.kernels.upsampling import upsampled_argmax
-from emanet.metrics import confusion_matrix
+from emanet.inference.upsampling import upsampled_argmax
+from emanet.training.losses.upsampled import launcher, upsampled_cross_entropy
+from emanet.training.metrics import confusion_matrix
 
 STRIDE = 8
 Draw = tuple[int, int, int, str]  # classes, images, size, device

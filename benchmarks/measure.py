@@ -33,7 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "src"))
 
-from emanet.provenance import git_state, hardware, versions  # noqa: E402
+from emanet.common.provenance import git_state, hardware, versions  # noqa: E402
 
 RESULTS = HERE / "results"
 SIDES = {"cpu": (1024, 2048), "cuda": (4096, 8192)}  # of the matrices whose product shows what the machine can do

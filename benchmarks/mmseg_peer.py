@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from implementations import CLASSES, PORT, Implementation, Net, port_net, take_over
 from torch import Tensor, nn
 
-from emanet.mmseg_checkpoints import convert_state_dict
+from emanet.checkpoints.mmseg import convert_state_dict
 
 
 def find_mmseg() -> list[Implementation]:

@@ -34,7 +34,7 @@ from implementations import OURS, PORT, Implementation, batch, compared, feature
 from measure import Call, Variant, arguments, main, parse
 from mmseg_peer import find_mmseg
 
-from emanet.errors import ConfigError
+from emanet.common.errors import ConfigError
 
 NO_PEER = (
     "there is no other implementation to compare with, so nothing was measured: install onedl-mmsegmentation, or give "

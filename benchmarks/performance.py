@@ -19,7 +19,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "src")]
 from goals import GOALS, Results, reached  # noqa: E402
 from plots import PLOTS  # noqa: E402
 
-from emanet.report.style import styled, to_bytes  # noqa: E402
+from emanet.studies.report.style import styled, to_bytes  # noqa: E402
 
 DOCS = HERE.parent / "docs"
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from emanet.report.style import (
+from emanet.studies.report.style import (
     BLACK,
     BLUE,
     COLORS,

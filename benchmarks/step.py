@@ -26,8 +26,8 @@ from built import Setting, evaluation, loading, training
 from measure import Variant, arguments, main, parse, seconds
 from parts import Laps, Row, part_row, part_rows
 
-from emanet.build import has_cpu_bfloat16
-from emanet.kernels.upsampled_loss import launcher
+from emanet.training.build import has_cpu_bfloat16
+from emanet.training.losses.upsampled import launcher
 
 PLAIN = ["loss.upsample=full", "trainer.channels_last=false", "trainer.precision=32-true", "optim.fused=false"]
 FAST = ["trainer=fast"]

@@ -9,15 +9,15 @@ python src/complexity.py model=emanet_mmseg
 import hydra
 from omegaconf import DictConfig
 
-from emanet.cli import entry_point
-from emanet.config import CONF_DIR, register
+from emanet.cli.entry import entry_point
+from emanet.config.schema import CONF_DIR, register
 
 
 @hydra.main(version_base="1.3", config_path=CONF_DIR, config_name="complexity")
 @entry_point
 def main(cfg: DictConfig) -> None:
     """Measure one configuration."""
-    from emanet.complexity import report  # after the configuration stands: importing torch takes seconds
+    from emanet.studies.complexity import report  # after the configuration stands: importing torch takes seconds
 
     report(cfg)
 

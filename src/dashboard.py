@@ -8,15 +8,15 @@ python src/dashboard.py study=K output=K.json            its specification in a 
 import hydra
 from omegaconf import DictConfig
 
-from emanet.cli import entry_point
-from emanet.config import CONF_DIR, register
+from emanet.cli.entry import entry_point
+from emanet.config.schema import CONF_DIR, register
 
 
 @hydra.main(version_base="1.3", config_path=CONF_DIR, config_name="dashboard")
 @entry_point
 def main(cfg: DictConfig) -> None:
     """Build one workspace."""
-    from emanet.dashboard import publish  # after the configuration stands: importing W&B takes seconds
+    from emanet.studies.dashboard import publish  # after the configuration stands: importing W&B takes seconds
 
     print(publish(cfg))
 

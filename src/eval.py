@@ -10,15 +10,15 @@ python src/eval.py checkpoint=final.pth dataset=voc       weights in the authors
 import hydra
 from omegaconf import DictConfig
 
-from emanet.cli import entry_point, register_checkpoint, run_dir, start
-from emanet.config import CONF_DIR
+from emanet.cli.entry import entry_point, register_checkpoint, run_dir, start
+from emanet.config.schema import CONF_DIR
 
 
 @hydra.main(version_base="1.3", config_path=CONF_DIR, config_name="eval")
 @entry_point
 def main(cfg: DictConfig) -> None:
     """Run one evaluation."""
-    from emanet.run import evaluate
+    from emanet.cli.jobs import evaluate
 
     evaluate(cfg, run_dir())
 

@@ -8,16 +8,16 @@ python src/inspect_data.py dataset=folder dataset.root=DIR dataset.num_classes=3
 import hydra
 from omegaconf import DictConfig
 
-from emanet.cli import entry_point, run_dir, start
-from emanet.config import CONF_DIR
-from emanet.data_config import register_data_schemas
+from emanet.cli.entry import entry_point, run_dir, start
+from emanet.config.data_schema import register_data_schemas
+from emanet.config.schema import CONF_DIR
 
 
 @hydra.main(version_base="1.3", config_path=CONF_DIR, config_name="inspect_data")
 @entry_point
 def main(cfg: DictConfig) -> None:
     """Inspect one split."""
-    from emanet.inspecting import inspect_split
+    from emanet.cli.inspecting import inspect_split
 
     inspect_split(cfg, run_dir())
 

@@ -12,15 +12,15 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from emanet.cli import entry_point, prepare_predict, start
-from emanet.config import CONF_DIR
+from emanet.cli.entry import entry_point, prepare_predict, start
+from emanet.config.schema import CONF_DIR
 
 
 @hydra.main(version_base="1.3", config_path=CONF_DIR, config_name="predict")
 @entry_point
 def main(cfg: DictConfig) -> None:
     """Run one job; the exit code is 1 if any file failed."""
-    from emanet.run import predict
+    from emanet.cli.jobs import predict
 
     if predict(cfg):
         sys.exit(1)

@@ -9,16 +9,16 @@ python src/prepare.py dataset=all                     all of them; again: goes o
 import hydra
 from omegaconf import DictConfig
 
-from emanet.cli import entry_point, start
-from emanet.config import CONF_DIR
-from emanet.data_config import register_data_schemas
+from emanet.cli.entry import entry_point, start
+from emanet.config.data_schema import register_data_schemas
+from emanet.config.schema import CONF_DIR
 
 
 @hydra.main(version_base="1.3", config_path=CONF_DIR, config_name="prepare")
 @entry_point
 def main(cfg: DictConfig) -> None:
     """Prepare one benchmark or all."""
-    from emanet.data.prepare_report import prepare
+    from emanet.data.preparing.job import prepare
 
     prepare(
         cfg.dataset.name,

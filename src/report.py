@@ -10,16 +10,16 @@ python src/report.py runs=docs/ablations/runs.jsonl output=docs/ablations page=d
 import hydra
 from omegaconf import DictConfig
 
-from emanet.cli import entry_point, start
-from emanet.config import CONF_DIR
-from emanet.report.config import register_report_schemas
+from emanet.cli.entry import entry_point, start
+from emanet.config.report_schema import register_report_schemas
+from emanet.config.schema import CONF_DIR
 
 
 @hydra.main(version_base="1.3", config_path=CONF_DIR, config_name="report")
 @entry_point
 def main(cfg: DictConfig) -> None:
     """Write one report."""
-    from emanet.report.build import make_report  # after the configuration stands: importing torch takes seconds
+    from emanet.studies.report.build import make_report  # after the configuration stands: importing torch takes seconds
 
     make_report(cfg)
 

@@ -7,8 +7,8 @@ python src/results.py RUN:ss_os8                            the same, measured o
 
 import sys
 
-from emanet.errors import EMANetError
-from emanet.results import main
+from emanet.common.errors import EMANetError
+from emanet.studies.results import main
 
 if __name__ == "__main__":
     try:

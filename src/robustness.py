@@ -9,16 +9,18 @@ python src/report.py robustness=RUN_FOLDER/robustness.json output=report        
 import hydra
 from omegaconf import DictConfig
 
-from emanet.cli import entry_point, run_dir, start
-from emanet.config import CONF_DIR
-from emanet.report.config import register_report_schemas
+from emanet.cli.entry import entry_point, run_dir, start
+from emanet.config.report_schema import register_report_schemas
+from emanet.config.schema import CONF_DIR
 
 
 @hydra.main(version_base="1.3", config_path=CONF_DIR, config_name="robustness")
 @entry_point
 def main(cfg: DictConfig) -> None:
     """Evaluate all checkpoints."""
-    from emanet.robustness import evaluate_robustness  # after the configuration stands: importing torch takes seconds
+    from emanet.studies.robustness import (
+        evaluate_robustness,  # after the configuration stands: importing torch takes seconds
+    )
 
     evaluate_robustness(cfg, run_dir())
 

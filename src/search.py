@@ -9,15 +9,15 @@ The same command goes on with a search that was interrupted. Needs  pip install 
 import hydra
 from omegaconf import DictConfig
 
-from emanet.cli import entry_point, prepare_search, start
-from emanet.config import CONF_DIR
+from emanet.cli.entry import entry_point, prepare_search, start
+from emanet.config.schema import CONF_DIR
 
 
 @hydra.main(version_base="1.3", config_path=CONF_DIR, config_name="search")
 @entry_point
 def main(cfg: DictConfig) -> None:
     """Run the search."""
-    from emanet.search import search
+    from emanet.studies.search import search
 
     search(cfg)
 

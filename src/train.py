@@ -11,15 +11,15 @@ python src/train.py trainer=ddp trainer.devices=8     several GPUs; torchrun, Sl
 import hydra
 from omegaconf import DictConfig
 
-from emanet.cli import entry_point, prepare_train, run_dir, start
-from emanet.config import CONF_DIR
+from emanet.cli.entry import entry_point, prepare_train, run_dir, start
+from emanet.config.schema import CONF_DIR
 
 
 @hydra.main(version_base="1.3", config_path=CONF_DIR, config_name="train")
 @entry_point
 def main(cfg: DictConfig) -> float | None:
     """Run one job."""
-    from emanet.run import train  # after the configuration stands: importing torch takes seconds
+    from emanet.cli.jobs import train  # after the configuration stands: importing torch takes seconds
 
     return train(cfg, run_dir())
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from emanet.data.recipes import RECIPES, Recipe
+from emanet.data.preparing.recipes import RECIPES, Recipe
 from fake_data import (
     write_ade20k,
     write_cityscapes,

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
+from emanet.data.datasets.pascal_context import CATEGORY_IDS, CLASSES, OTHER_NAMES
 from emanet.data.palettes import voc_palette
-from emanet.data.pascal_context import CATEGORY_IDS, CLASSES, OTHER_NAMES
 
 SIZE = (60, 80)
 Labels = dict[str, np.ndarray]

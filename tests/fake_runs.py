@@ -9,7 +9,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from emanet.config import CONF_DIR, register
+from emanet.config.schema import CONF_DIR, register
 
 CLASSES = ("invented a", "invented b", "invented c")
 OVERRIDES = (

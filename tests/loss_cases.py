@@ -68,7 +68,7 @@ def reference(
 
 def run(case: Case) -> dict[str, Tensor]:
     """The same, without interpolating first."""
-    from emanet.kernels.upsampled_loss import upsampled_cross_entropy, upsampled_losses
+    from emanet.training.losses.upsampled import upsampled_cross_entropy, upsampled_losses
 
     low, mask, weights = inputs(case)
     leaf = low.requires_grad_()

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from emanet.task import SegmentationTask
+from emanet.training.task import SegmentationTask
 
 NAMES = ["red", "green", "blue", "never seen"]
 HEIGHT, WIDTH, IGNORE = 12, 16, 255

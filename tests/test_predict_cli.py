@@ -15,17 +15,18 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from emanet import EMANet, Predictor
-from emanet.build import resolved, silence_known_warnings
-from emanet.cli import prepare_predict, quote, register_checkpoint
-from emanet.config import CONF_DIR, register
-from emanet.data.voc import CLASSES, PALETTE
-from emanet.errors import ConfigError
-from emanet.inference import Inference, predict_logits
-from emanet.interop import to_reference_state_dict
-from emanet.metrics import SegmentationMetrics
-from emanet.prediction.submission import SubmissionError
-from emanet.run import evaluate, predict
-from emanet.task import SegmentationTask
+from emanet.checkpoints.reference import to_reference_state_dict
+from emanet.cli.entry import prepare_predict, quote, register_checkpoint
+from emanet.cli.jobs import evaluate, predict
+from emanet.common.errors import ConfigError
+from emanet.config.instantiate import resolved
+from emanet.config.schema import CONF_DIR, register
+from emanet.data.datasets.voc import CLASSES, PALETTE
+from emanet.inference.submission import SubmissionError
+from emanet.inference.views import Inference, predict_logits
+from emanet.training.build import silence_known_warnings
+from emanet.training.metrics import SegmentationMetrics
+from emanet.training.task import SegmentationTask
 from fake_data import write_voc
 
 SRC = Path(__file__).parents[1] / "src"

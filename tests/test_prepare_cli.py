@@ -14,10 +14,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from emanet.config import CONF_DIR, register
-from emanet.data.prepare import Preparation
-from emanet.data.recipes import RECIPES
-from emanet.run import train
+from emanet.cli.jobs import train
+from emanet.config.schema import CONF_DIR, register
+from emanet.data.preparing.prepare import Preparation
+from emanet.data.preparing.recipes import RECIPES
 from fake_archives import PACKERS, tiny_recipe, write_archives
 from loopback import serving
 
@@ -32,7 +32,7 @@ import runpy, sys
 from pathlib import Path
 script, shelf, *arguments = sys.argv[1:]
 sys.path[:0] = [str(Path(script).parent), {tests!r}]
-from emanet.data.recipes import RECIPES
+from emanet.data.preparing.recipes import RECIPES
 from fake_archives import tiny_recipe
 for folder in Path(shelf).iterdir():
     RECIPES[folder.name] = tiny_recipe(folder.name, folder / "www")

@@ -24,7 +24,7 @@ import os, signal
 def kill(): os.kill(os.getpid(), signal.SIGKILL)
 """
 IN_A_STEP = """
-from emanet.task import SegmentationTask as Task
+from emanet.training.task import SegmentationTask as Task
 real, calls = Task.training_step, []
 def training_step(self, batch, index):
     calls.append(index)
@@ -33,7 +33,7 @@ def training_step(self, batch, index):
 Task.training_step = training_step
 """
 IN_VALIDATION = """
-from emanet.task import SegmentationTask as Task
+from emanet.training.task import SegmentationTask as Task
 real = Task.validation_step
 def validation_step(self, batch, index):
     if self.trainer.global_step == 6 and index == 1: kill()
@@ -50,7 +50,7 @@ def save(content, file, *rest):
 torch.save = save
 """
 BETWEEN_THE_FILES = """
-import emanet.callbacks.checkpoints as module
+import emanet.training.callbacks.checkpoints as module
 real, calls = module.keep_previous, []
 def keep_previous(path):
     real(path); calls.append(path)

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from emanet.bases import SCALARS
-from emanet.config import CONF_DIR
-from emanet.dashboard import MEDIA, SCORES, TABLE, build_workspace, read_study, specification
+from emanet.config.schema import CONF_DIR
+from emanet.inference.bases import SCALARS
+from emanet.studies.dashboard import MEDIA, SCORES, TABLE, build_workspace, read_study, specification
 from fake_data import write_voc
 from wandb_reader import OfflineRun, find_run, read_run
 from zygote import TINY

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
-from emanet.network import EMANet
-from emanet.task import SegmentationTask
+from emanet.model.network import EMANet
+from emanet.training.task import SegmentationTask
 
 CLASSES = 4
 SIZE = 33

@@ -98,9 +98,6 @@ def serve() -> None:
     sys.path.insert(0, str(SRC))
     import torch
 
-    import emanet.callbacks
-    import emanet.run  # noqa: F401  the imports are what takes the time
-
     torch.set_num_threads(1)
     for line in sys.stdin:
         request = json.loads(line)

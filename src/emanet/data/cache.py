@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from emanet.common.errors import ConfigError, DatasetError
 from emanet.data.items import Pair, ReadPair, read_pair
 from emanet.data.reading import Labels, Sample, require_mask
-from emanet.errors import ConfigError, DatasetError
 
 FORMAT = 1
 """Part of every name: raise it when decoding, or the layout of a copy, changes."""

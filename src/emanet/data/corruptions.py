@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import UInt8
 
+from emanet.common.errors import ConfigError
+from emanet.common.seeding import mix
 from emanet.data.transforms import blurred, relit
-from emanet.errors import ConfigError
-from emanet.seeding import mix
 
 Pixels = UInt8[np.ndarray, "h w 3"]
 

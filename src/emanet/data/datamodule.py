@@ -15,13 +15,13 @@ import torch
 from jaxtyping import UInt8
 from torch.utils.data import DataLoader
 
+from emanet.common.errors import ConfigError, DatasetError
 from emanet.data.cache import reader
 from emanet.data.finish import Finish
 from emanet.data.items import Corrupt, EvalDataset, Item, TrainDataset, collate, single_threaded
 from emanet.data.reading import IGNORE, Labels, Sample, lost_files
 from emanet.data.sampling import EpochBatchSampler, EvalSampler, ResumableLoader, per_device_batch
 from emanet.data.transforms import EvalTransform, TrainTransform, Transform
-from emanet.errors import ConfigError, DatasetError
 
 log = logging.getLogger(__name__)
 

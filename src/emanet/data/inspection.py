@@ -11,10 +11,20 @@ import yaml
 from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 
+from emanet.common.visual import (
+    SheetRow,
+    colorize,
+    fit_size,
+    legend_of,
+    overlay,
+    resize,
+    resize_labels,
+    sheet,
+    sheet_width,
+)
 from emanet.data.datamodule import SegmentationDataModule
 from emanet.data.items import read_pair
 from emanet.data.reading import Sample
-from emanet.visual import SheetRow, colorize, fit_size, legend_of, overlay, resize, resize_labels, sheet, sheet_width
 
 CELL = 288  # pixels, the longer side of a picture on the sheet
 

@@ -10,11 +10,11 @@ from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from emanet.common.errors import ConfigError
+from emanet.common.seeding import mix
 from emanet.data.reading import Labels, Sample, check_same_size, read_image
 from emanet.data.sampling import Position
 from emanet.data.transforms import EvalTransform
-from emanet.errors import ConfigError
-from emanet.seeding import mix
 
 Pair: TypeAlias = tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]
 ReadPair: TypeAlias = Callable[[Sample], Pair]

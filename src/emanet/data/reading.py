@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
-from emanet.errors import DatasetError
+from emanet.common.errors import DatasetError
 
 IGNORE = 255
 """Label of pixels that count in no loss and no metric."""

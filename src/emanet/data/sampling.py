@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from emanet.errors import ConfigError, DatasetError
-from emanet.seeding import mix
+from emanet.common.errors import ConfigError, DatasetError
+from emanet.common.seeding import mix
 
 Position = tuple[int, int]
 """(epoch, index). The epoch travels with the index, so persistent workers need not be told of a new epoch."""

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from emanet.common.errors import ConfigError, DatasetError
 from emanet.data.cache import ABANDONED, DecodedCache
-from emanet.data.folder import Folder
+from emanet.data.datasets.folder import Folder
 from emanet.data.items import read_pair
 from emanet.data.reading import Sample, TableLabels, class_lut
-from emanet.errors import ConfigError, DatasetError
 from fake_data import save_image, save_palette_png, write_folder
 
 LABELS = TableLabels(class_lut(9), 9)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from emanet.data.datasets.folder import Folder
 from emanet.data.finish import Finish
-from emanet.data.folder import Folder
 from emanet.data.items import collate
 from emanet.data.transforms import PADDING, Normalize, TrainTransform
 from fake_data import write_folder

@@ -7,10 +7,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from emanet.data.folder import Folder
+from emanet.common.errors import DatasetError
+from emanet.data.datasets.folder import Folder
+from emanet.data.datasets.voc import VOC
 from emanet.data.inspection import contact_sheet, inspect, report, spaced, write_weights
-from emanet.data.voc import VOC
-from emanet.errors import DatasetError
 from fake_data import save_gray_png, save_image, write_voc
 
 

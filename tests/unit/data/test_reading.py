@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from emanet.common.errors import DatasetError
+from emanet.data.datasets.voc import CLASSES, PALETTE
 from emanet.data.reading import (
     Sample,
     apply_lut,
@@ -18,8 +20,6 @@ from emanet.data.reading import (
     read_index_png,
     read_mat,
 )
-from emanet.data.voc import CLASSES, PALETTE
-from emanet.errors import DatasetError
 from fake_data import blocks, picture, save_image, save_palette_png
 
 

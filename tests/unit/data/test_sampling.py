@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from emanet.data.folder import Folder
+from emanet.common.errors import ConfigError, DatasetError
+from emanet.data.datasets.folder import Folder
 from emanet.data.sampling import EpochBatchSampler, EvalSampler, per_device_batch
-from emanet.errors import ConfigError, DatasetError
 from fake_data import write_folder
 
 

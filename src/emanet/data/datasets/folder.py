@@ -1,0 +1,254 @@
+"""A user's own images and masks.
+
+::
+
+    root/images/train/a.jpg   root/masks/train/a.png      one folder per split, or
+    root/images/a.jpg         root/masks/a.png            and train.txt, val.txt with one name a line, or
+                                                          neither, and val_ratio=0.2
+
+A mask holds class numbers (gray or palette PNG), colors (``mask_encoding=rgb`` with ``colors``), or it is one
+black-and-white file per class (``mask_encoding=folders``: ``masks/[split/]<class name>/a.png``).
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+from jaxtyping import UInt8
+
+from emanet.common.errors import ConfigError, DatasetError
+from emanet.common.seeding import mix
+from emanet.data.datamodule import SegmentationDataModule
+from emanet.data.datasets.encodings import ColorLabels, FolderLabels, some
+from emanet.data.palettes import spread_palette
+from emanet.data.reading import (
+    IGNORE,
+    IMAGE_SUFFIXES,
+    MAX_CLASSES,
+    Labels,
+    Sample,
+    TableLabels,
+    class_lut,
+    make_lut,
+    read_index_png,
+    read_lines,
+)
+
+log = logging.getLogger(__name__)
+
+LOOKED_AT = 20
+"""Masks of a split that are looked at in search of a split with one class only."""
+
+
+class Folder(SegmentationDataModule):
+    """Own data under ``root``; see the module's text for the layout. Any split names.
+
+    Args:
+        class_names: names in the order of the class numbers, or
+        class_file: a text file with one name a line, a YAML list, or YAML pairs ``name: [r, g, b]`` that stand for
+            ``colors`` too, or
+        num_classes: only their number.
+        ignore_label: raw mask value that counts in no loss and no metric.
+        class_map: raw mask value -> class number (255 = ignore), for every value that occurs, where the masks do not
+            hold 0..classes-1 already.
+        mask_encoding: index, rgb or folders.
+        colors: class name -> (r, g, b), for rgb; the key "ignore" names a color to ignore.
+        mask_suffix: what a mask's name adds to its image's, such as "_mask".
+        val_ratio: share of the images, below 1, that becomes the split val where neither folders nor lists say it;
+            above 0 it is at least one image, and leaves one to train on.
+    """
+
+    name = "folder"
+    splits = ()
+
+    def __init__(
+        self,
+        *,
+        class_names: Sequence[str] = (),
+        class_file: str | Path | None = None,
+        num_classes: int | None = None,
+        ignore_label: int = IGNORE,
+        class_map: Mapping[int, int] | None = None,
+        mask_encoding: Literal["index", "rgb", "folders"] = "index",
+        colors: Mapping[str, Sequence[int]] | None = None,
+        mask_suffix: str = "",
+        val_ratio: float = 0.0,
+        **options: Any,
+    ):
+        if not 0 <= val_ratio < 1:
+            raise ConfigError(f"dataset.val_ratio must be at least 0 and below 1, got {val_ratio}.")
+        super().__init__(**options)
+        self.class_names, table = _classes(class_names, class_file, num_classes)
+        self.mask_encoding, self.mask_suffix, self.val_ratio = mask_encoding, mask_suffix, val_ratio
+        self.colors = {name: tuple(color) for name, color in (table | dict(colors or {})).items()}
+        self.lut = self._table(ignore_label, class_map or {})
+        self.palette = spread_palette(self.num_classes)
+        if mask_encoding == "rgb":
+            lacking = [name for name in self.class_names if name not in self.colors]
+            if lacking:
+                raise ConfigError(
+                    f"mask_encoding=rgb needs a color for each class in dataset.colors, not for {lacking}."
+                )
+            self.palette = np.array([self.colors[name] for name in self.class_names], np.uint8)
+        elif mask_encoding not in ("index", "folders"):
+            raise ConfigError(f"dataset.mask_encoding is index, rgb or folders; got '{mask_encoding}'.")
+
+    def labels(self) -> Labels:
+        """Read masks in the chosen encoding."""
+        if self.mask_encoding == "rgb":
+            return ColorLabels(self.colors, self.class_names)
+        if self.mask_encoding == "folders":
+            return FolderLabels(self.class_names, self.mask_suffix)
+        return TableLabels(self.lut, self.num_classes, read_index_png)
+
+    def remedy(self) -> str:
+        """Say what is expected of a folder."""
+        return (
+            "set dataset.root=... to a folder with images/ and masks/, and say the splits by subfolders "
+            "(images/train, masks/train, ...), by lists (train.txt, val.txt) or by dataset.val_ratio=0.2."
+        )
+
+    def find(self, split: str) -> list[Sample]:
+        """List a split by folder, list or ratio; images without masks are an error where masks are needed."""
+        images = self.first_existing(self.root / "images")
+        masks = self.root / "masks"
+        if (images / split).is_dir():
+            images, masks = images / split, masks / split
+            files = _by_stem(images)
+            names = sorted(files)
+        elif (self.root / f"{split}.txt").is_file():
+            files = _by_stem(images)
+            names = [_stem(line) for line in read_lines(self.root / f"{split}.txt")]
+            if unknown := [name for name in names if name not in files]:
+                raise DatasetError(f"{self.root / split}.txt names {len(unknown)} unknown images: {some(unknown)}.")
+        elif self.val_ratio > 0 and split in ("train", "val"):
+            files = _by_stem(images)
+            names = self._share(sorted(files), split)
+        else:
+            raise self.missing(images / split, self.root / f"{split}.txt")
+        samples = [Sample(name, files[name], None) for name in names]
+        return self._with_masks(samples, masks, split)
+
+    def samples(self, split: str) -> list[Sample]:
+        """Return the samples of a split; warn once of masks of one class, and of images both trained and scored on."""
+        known = split in self._samples
+        samples = super().samples(split)
+        if not known and samples[0].mask is not None:
+            self._warn_if_constant(split, samples)
+        if not known:
+            self._warn_if_shared(split)
+        return samples
+
+    def _share(self, names: Sequence[str], split: str) -> list[str]:
+        """Choose by a hash of the name, so that the same images stay in validation when others join."""
+        shuffled = sorted(names, key=lambda name: mix(*name.encode()))
+        number = min(max(round(len(names) * self.val_ratio), 1), len(names) - 1)
+        held_out = set(shuffled[:number])
+        return [name for name in names if (name in held_out) == (split == "val")]
+
+    def _with_masks(self, samples: list[Sample], masks: Path, split: str) -> list[Sample]:
+        optional = split not in {self.stage_splits[stage] for stage in ("fit", "validate", "test")}
+        if optional and not masks.is_dir():
+            return samples
+        self.first_existing(masks)
+        if self.mask_encoding == "folders":
+            found = {path.stem: masks for name in self.class_names for path in (masks / name).glob("*.png")}
+        else:
+            found = _by_stem(masks)
+        if lost := [sample.image.name for sample in samples if sample.name + self.mask_suffix not in found]:
+            raise DatasetError(
+                f"{len(lost)} images of split '{split}' have no mask in {masks}: {some(lost)}; a mask has its image's "
+                f"name (with dataset.mask_suffix='{self.mask_suffix}') and the ending .png."
+            )
+        return [sample._replace(mask=found[sample.name + self.mask_suffix]) for sample in samples]
+
+    def _warn_if_shared(self, split: str) -> None:
+        """Compare the training split with those that are scored, once both are known."""
+        train = self.stage_splits["fit"]
+        for scored in {self.stage_splits["validate"], self.stage_splits["test"]} - {train}:
+            if split in (train, scored) and train in self._samples and scored in self._samples:
+                trained = {sample.image for sample in self._samples[train]}
+                shared = [sample.name for sample in self._samples[scored] if sample.image in trained]
+                if shared:
+                    log.warning(
+                        "%d images are in split '%s' and in split '%s': %s; their scores say nothing about new images",
+                        *(len(shared), train, scored, some(shared)),
+                    )
+
+    def _warn_if_constant(self, split: str, samples: Sequence[Sample]) -> None:
+        read, seen = self.labels(), set()
+        for sample in samples[:: max(1, len(samples) // LOOKED_AT)][:LOOKED_AT]:
+            seen.update(np.unique(read(sample)).tolist())
+            if len(seen - {IGNORE}) > 1:
+                return
+        only = ", ".join(self.class_names[label] for label in seen - {IGNORE}) or "no class"
+        log.warning(
+            "split '%s': the masks looked at hold only %s (and ignored pixels). If foreground is stored as 255, say "
+            "what it means with 'dataset.class_map={0: 0, 255: 1}'",
+            *(split, only),
+        )
+
+    def _table(self, ignore_label: int, class_map: Mapping[int, int]) -> UInt8[np.ndarray, " n"]:
+        values = (ignore_label, *class_map)
+        if bad := [raw for raw in values if not 0 <= raw <= 255]:
+            raise ConfigError(f"dataset.ignore_label and class_map speak of mask values 0..255, got {bad}.")
+        if bad := [label for label in class_map.values() if not (0 <= label < self.num_classes or label == IGNORE)]:
+            raise ConfigError(f"dataset.class_map leads to classes 0..{self.num_classes - 1} or 255, got {bad}.")
+        if class_map:
+            return make_lut({ignore_label: IGNORE} | dict(class_map))
+        return class_lut(self.num_classes, (ignore_label,))
+
+
+Colors = dict[str, Sequence[int]]
+
+
+def _classes(names: Sequence[str], file: str | Path | None, number: int | None) -> tuple[tuple[str, ...], Colors]:
+    """Names of the classes, and the colors that their file gives them."""
+    if sum((bool(names), file is not None, number is not None)) != 1:
+        raise ConfigError("say the classes in one way: dataset.class_names, dataset.class_file or dataset.num_classes.")
+    colors: Colors = {}
+    if file is not None:
+        names, colors = _read_classes(Path(file).expanduser())
+    elif number is not None:
+        names = [f"class {label}" for label in range(number)]
+    if not 1 <= len(names) <= MAX_CLASSES or len(set(names)) < len(names):
+        raise ConfigError(f"classes must be 1 to {MAX_CLASSES} different names, got {len(names)}: {some(list(names))}.")
+    return tuple(names), colors
+
+
+def _read_classes(path: Path) -> tuple[list[str], Colors]:
+    """Names, and colors where the file is YAML with pairs; ``ignore`` has a color but is no class."""
+    if not path.is_file():
+        raise ConfigError(f"dataset.class_file={path}: no such file.")
+    if path.suffix not in (".yaml", ".yml"):
+        return read_lines(path), {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"dataset.class_file={path} is no YAML: {error}") from error
+    if isinstance(content, list):
+        return [str(name) for name in content], {}
+    if isinstance(content, dict) and all(isinstance(color, list) for color in content.values()):
+        colors: Colors = {str(name): color for name, color in content.items()}
+        return [name for name in colors if name != "ignore"], colors
+    raise ConfigError(
+        f"dataset.class_file={path} must hold a YAML list of names, or pairs 'name: [r, g, b]', got "
+        f"{type(content).__name__}."
+    )
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            if path.stem in files:
+                raise DatasetError(f"{path} and {files[path.stem].name}: two files of one name; remove one.")
+            files[path.stem] = path
+    return files
+
+
+def _stem(line: str) -> str:
+    return Path(line).stem if line.lower().endswith(IMAGE_SUFFIXES) else Path(line).name

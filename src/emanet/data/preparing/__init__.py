@@ -1,0 +1,1 @@
+"""Getting, checking and unpacking benchmarks."""

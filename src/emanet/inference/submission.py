@@ -1,0 +1,216 @@
+"""Predictions in the form that a benchmark's evaluation server takes, and the check that it would take them.
+
+VOC 2012 (development kit): a .tar.gz with ``results/VOC2012/Segmentation/comp6_test_cls/<id>.png``, palette images of
+0..20. Cityscapes (cityscapesScripts, evalPixelLevelSemanticLabeling.py): a .zip with one ``<city>_<n>_<n>*.png`` of
+labelIds per image. ADE20K (SceneParsing 150): a .zip with ``<image>.png``, gray values 1..150.
+"""
+
+import io
+import os
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
+
+from emanet.common.errors import ConfigError, EMANetError
+from emanet.data.datasets import ade20k, cityscapes, voc
+from emanet.inference.media import Source, index_png, write_atomically
+
+
+class SubmissionError(EMANetError):
+    """An archive that the server would refuse."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """What one server takes."""
+
+    archive: str  #: file name of the archive
+    folder: str  #: inside it
+    mode: str  #: Pillow's mode of the pictures: P with a palette, L gray
+    values: tuple[int, ...]  #: pixel value of each class
+    palette: UInt8[np.ndarray, "classes 3"] | None = None
+
+    def picture(self, mask: UInt8[np.ndarray, "h w"]) -> Image.Image:
+        """A mask of classes as the server reads it.
+
+        Raises:
+            SubmissionError: for a class that the benchmark does not have.
+        """
+        if mask.max() >= len(self.values):
+            raise SubmissionError(f"class {mask.max()} in a benchmark of {len(self.values)} classes")
+        raw = np.array(self.values, np.uint8)[mask]
+        return Image.fromarray(raw) if self.palette is None else index_png(raw, self.palette)
+
+
+FORMATS = {
+    "voc": Format(
+        "voc2012_comp6.tar.gz", "results/VOC2012/Segmentation/comp6_test_cls", "P", tuple(range(21)), voc.PALETTE
+    ),
+    "cityscapes": Format("cityscapes_labelids.zip", "", "L", cityscapes.LABEL_IDS),
+    "ade20k": Format("ade20k.zip", "", "L", tuple(range(1, len(ade20k.CLASSES) + 1))),
+}
+
+
+def submission_format(name: str, num_classes: int) -> Format:
+    """The format of that name.
+
+    Raises:
+        ConfigError: if there is none, or the network has another number of classes.
+    """
+    if name not in FORMATS:
+        raise ConfigError(f"submission={name}: the servers known are {', '.join(FORMATS)}")
+    expected = len(FORMATS[name].values)
+    if num_classes != expected:
+        raise ConfigError(f"submission={name} needs a network of {expected} classes, got {num_classes}")
+    return FORMATS[name]
+
+
+def image_sizes(sources: Iterable[Source]) -> dict[str, tuple[int, int]]:
+    """Height and width of each picture by its bare name, read from the files' headers.
+
+    Raises:
+        ConfigError: for two pictures of one name, or a file that is none.
+    """
+    sizes: dict[str, tuple[int, int]] = {}
+    for path, name in sources:
+        bare = Path(name).name
+        if bare in sizes:
+            raise ConfigError(f"two pictures are called {bare}: a submission has one folder for all")
+        try:
+            with Image.open(path) as picture:
+                sizes[bare] = (picture.height, picture.width)
+        except OSError as error:
+            raise ConfigError(f"{path}: not a picture ({error})") from error
+    return sizes
+
+
+class SubmissionWriter:
+    """Collects predictions in a folder beside the archive, which appears when it is complete and checked.
+
+    Args:
+        folder: where the archive goes.
+        form: what the server takes.
+        sizes: height and width of every image that the server expects, by name.
+    """
+
+    def __init__(self, folder: Path, form: Format, sizes: Mapping[str, tuple[int, int]]) -> None:
+        self.form, self.sizes = form, dict(sizes)
+        self.path = folder / form.archive
+        self._staging = folder / f".{form.archive}.{os.getpid()}"
+
+    def add(self, name: str, mask: UInt8[np.ndarray, "h w"]) -> None:
+        """Take the prediction of one image."""
+        picture = self.form.picture(mask)
+        write_atomically(self._staging / self.form.folder / f"{name}.png", lambda file: picture.save(file, "PNG"))
+
+    def finish(self) -> Path:
+        """Pack, check, and give the archive its name.
+
+        Raises:
+            SubmissionError: if the server would refuse it; nothing appears then, and what was there stays.
+        """
+        # A name with the right ending, so that the check reads it as the server does.
+        temporary = self._staging.with_name(f"{self._staging.name}.{self.form.archive}")
+        try:
+            self._staging.mkdir(parents=True, exist_ok=True)
+            pack(self._staging, temporary)
+            check_submission(temporary, self.form, self.sizes)
+            temporary.replace(self.path)
+        finally:
+            temporary.unlink(missing_ok=True)
+            self.discard()
+        return self.path
+
+    def discard(self) -> None:
+        """Remove what was collected."""
+        shutil.rmtree(self._staging, ignore_errors=True)
+
+
+def pack(folder: Path, archive: Path) -> None:
+    """Write the files below a folder to a .tar.gz or .zip, in order of name."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive, "w") as zipped:  # PNGs are compressed already
+            for file in files:
+                zipped.write(file, file.relative_to(folder))
+        return
+    with tarfile.open(archive, "w:gz") as tar:
+        for file in files:
+            tar.add(file, str(file.relative_to(folder)))
+
+
+def check_submission(archive: Path, form: Format, sizes: Mapping[str, tuple[int, int]]) -> None:
+    """Read an archive back and refuse what the server would refuse.
+
+    Args:
+        archive: the .tar.gz or .zip.
+        form: what the server takes.
+        sizes: height and width of every image that it expects, by name.
+
+    Raises:
+        SubmissionError: with every complaint: names missing, unexpected or doubled, wrong places, sizes, modes, values.
+    """
+    complaints: list[str] = []
+    seen: set[str] = set()
+    for member, data in members(archive):
+        path = PurePosixPath(member)
+        if path.suffix != ".png" or path.stem not in sizes:
+            complaints.append(f"{member}: not expected")
+        elif path.parent != PurePosixPath(form.folder):
+            complaints.append(f"{member}: expected in {form.folder or 'the top folder'}")
+        elif path.stem in seen:
+            complaints.append(f"{member}: there twice")
+        else:
+            complaints.extend(f"{member}: {reason}" for reason in check_picture(data, form, sizes[path.stem]))
+        seen.add(path.stem)
+    complaints.extend(f"{name}.png: missing" for name in sorted(sizes.keys() - seen))
+    if complaints:
+        shown = "".join(f"\n  {complaint}" for complaint in complaints[:20])
+        more = f"\n  and {len(complaints) - 20} more" if len(complaints) > 20 else ""
+        raise SubmissionError(f"the server would refuse {archive.name}:{shown}{more}")
+
+
+def members(archive: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and content of every file in an archive, one at a time.
+
+    Raises:
+        SubmissionError: for an archive that cannot be read.
+    """
+    try:
+        if archive.suffix == ".zip":
+            with zipfile.ZipFile(archive) as zipped:
+                for info in zipped.infolist():
+                    if not info.is_dir():
+                        yield info.filename, zipped.read(info)
+            return
+        with tarfile.open(archive, "r:gz") as tar:
+            for entry in tar:
+                if not entry.isdir():
+                    content = tar.extractfile(entry)
+                    yield entry.name, content.read() if content else b""
+    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
+        raise SubmissionError(f"{archive.name} cannot be read: {error}") from error
+
+
+def check_picture(data: bytes, form: Format, size: tuple[int, int]) -> list[str]:
+    """What is wrong with one picture of a submission."""
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            kind, mode, values = picture.format, picture.mode, np.array(picture)
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        return [f"cannot be read ({error})"]
+    if kind != "PNG" or mode != form.mode:
+        return [f"a {kind} of mode {mode}, expected a PNG of mode {form.mode}"]
+    complaints = []
+    if values.shape != tuple(size):
+        complaints.append(f"{values.shape[1]}x{values.shape[0]} pixels, the image has {size[1]}x{size[0]}")
+    if strange := sorted(set(np.unique(values).tolist()) - set(form.values)):
+        complaints.append(f"values {', '.join(map(str, strange[:5]))}, allowed are those of the classes")
+    return complaints

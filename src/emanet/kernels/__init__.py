@@ -1,1 +1,0 @@
-"""Work in blocks that a processor's cache holds."""

@@ -1,0 +1,1 @@
+"""The paper: attention unit, backbone, network, rival heads."""

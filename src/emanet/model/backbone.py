@@ -1,0 +1,162 @@
+"""Backbones: any timm feature extractor at a chosen output stride; the paper's ResNets with their multi-grid."""
+
+import difflib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from timm.layers import Format
+from timm.models.resnet import Bottleneck
+from torch import Tensor, nn
+
+from emanet.common.errors import WeightsError
+from emanet.model.weights import fit_classifier_weights, read_state_dict
+
+log = logging.getLogger(__name__)
+
+OUTPUT_STRIDES = (8, 16, 32)
+DILATING_FAMILIES = "resnet*, resnext*, regnet*, convnext*, efficientnet*, tf_efficientnet*, mobilenetv3*"
+
+
+class Backbone(nn.Module):
+    """The deepest features of a timm model at ``output_stride``.
+
+    Args:
+        name: timm model name. ``resnet50s``, ``resnet101s`` and ``resnet152s`` are the paper's (deep stem 64-64-128).
+        output_stride: input pixels per feature, 8, 16 or 32.
+        multi_grid: dilation factors of the last stage's blocks, for bottleneck ResNets at stride 8 or 16; the first
+            entry is not used, as in the authors' code: stride 8 gives dilations 2, 8, 16 (FACTS section 1).
+            Other families keep their own dilations.
+        pretrained: ``True`` for timm's ImageNet weights, a path for a local file in timm's layout, ``False`` for none.
+
+    Raises:
+        ValueError: for a backbone that is unknown or has no features at this stride.
+        WeightsError: for weights that cannot be fetched or do not fit.
+    """
+
+    def __init__(
+        self,
+        name: str = "resnet101s",
+        *,
+        output_stride: int = 8,
+        multi_grid: Sequence[int] | None = (1, 2, 4),
+        pretrained: bool | str | Path = False,
+    ) -> None:
+        super().__init__()
+        level, options = find_level(name, output_stride)
+        self.name = name
+        self.output_stride = output_stride
+        body = create_features(name, pretrained=pretrained is True, out_indices=(level,), **options)
+        self.body = body
+        self.channels = int(body.feature_info.channels()[-1])
+        self.gives_nhwc = getattr(self.body, "output_fmt", None) == Format.NHWC
+        if multi_grid is not None:
+            apply_multi_grid(self.body, output_stride, multi_grid)
+        if isinstance(pretrained, str | Path):
+            self.load_weights(pretrained)
+
+    def load_weights(self, path: str | Path) -> None:
+        """Fill the features from a file of the whole classifier, matched strictly (see :mod:`emanet.model.weights`)."""
+        log.info("ImageNet weights of %s from %s", self.name, path)
+        state = fit_classifier_weights(read_state_dict(path), self.name)
+        # timm wraps transformers once more ("model.") and unrolls sequences ("stages.0" becomes "stages_0").
+        prefix = "model." if hasattr(self.body, "model") else ""
+        found = {prefix + key.replace(".", "_", 1): value for key, value in state.items()}
+        found |= {prefix + key: value for key, value in state.items()}
+        expected = self.body.state_dict()
+        absent = [key for key in expected if key not in found and not key.endswith("num_batches_tracked")]
+        if absent:
+            raise WeightsError(f"{path} gives backbone {self.name!r} no value for {', '.join(absent)}")
+        self.body.load_state_dict({key: found[key] for key in expected if key in found}, strict=False)
+
+    def forward(self, image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
+        """Features at ``output_stride``."""
+        if not self.gives_nhwc:
+            return self.body(image)[-1]
+        # Windowed transformers want sides that their patches and windows divide: pad right and bottom, then crop.
+        height, width = image.shape[-2:]
+        features = self.body(F.pad(image, (0, -width % 32, 0, -height % 32)))[-1].permute(0, 3, 1, 2)
+        return features[..., : -(-height // self.output_stride), : -(-width // self.output_stride)].contiguous()
+
+
+def create_features(name: str, *, pretrained: bool, **options: Any) -> Any:
+    """timm's feature extractor, with its ImageNet weights fetched if wanted.
+
+    Raises:
+        WeightsError: where the weights cannot be fetched; names the two ways out.
+    """
+    if not pretrained:
+        return timm.create_model(name, features_only=True, **options)
+    log.info("ImageNet weights of %s from timm (fetched once, then cached)", name)
+    try:
+        return timm.create_model(name, features_only=True, pretrained=True, **options)
+    except Exception as error:  # the hub client raises errors of many unrelated types
+        raise WeightsError(
+            f"cannot fetch the ImageNet weights of backbone {name!r} ({type(error).__name__}). Without a network, "
+            "either give a local file in timm's layout, model.pretrained=PATH, or start from random weights, "
+            "model.pretrained=false"
+        ) from error
+
+
+def input_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation (of values in 0..1) with which the backbone's weights were trained."""
+    check_name(name)
+    config = timm.get_pretrained_cfg(name)
+    if config is None:
+        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    return tuple(config.mean), tuple(config.std)
+
+
+def check_name(name: str) -> None:
+    """Raise a ValueError with similar names for a backbone that timm does not know."""
+    if not timm.is_model(name):
+        close = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=4)) or "a name of timm.list_models()"
+        raise ValueError(f"unknown backbone {name!r}: did you mean {close}?")
+
+
+def find_level(name: str, output_stride: int) -> tuple[int, dict]:
+    """Index of the deepest level with the wanted stride, and the options with which timm builds it.
+
+    Raises:
+        ValueError: where there is none; names the strides that there are and the families that can.
+    """
+    check_name(name)
+    if output_stride not in OUTPUT_STRIDES:
+        raise ValueError(f"output_stride must be one of {OUTPUT_STRIDES}, got {output_stride}")
+    any_size = {"dynamic_img_size": True, "dynamic_img_pad": True}  # vision transformers
+    free_size = {"strict_img_size": False}  # windowed transformers
+    reductions: set[int] = set()
+    for options in ({"output_stride": output_stride}, any_size, free_size, {}):
+        try:
+            with torch.device("meta"):
+                body: Any = timm.create_model(name, features_only=True, **options)
+        except Exception:
+            continue  # a family refuses an option that it does not know in its own way
+        info = list(body.feature_info.info)
+        reductions |= {level["reduction"] for level in info}
+        levels = [level["index"] for level in info if level["reduction"] == output_stride]
+        if levels:
+            return levels[-1], options
+    got = f"gives features at strides {sorted(reductions)}" if reductions else "gives no feature maps"
+    raise ValueError(
+        f"backbone {name!r} {got}, not at output_stride={output_stride}. Choose another stride, or a family that can "
+        f"dilate: {DILATING_FAMILIES}"
+    )
+
+
+def apply_multi_grid(body: nn.Module, output_stride: int, multi_grid: Sequence[int]) -> None:
+    """Set the dilations of a bottleneck ResNet's last stage, in place (FACTS section 1)."""
+    blocks = list(getattr(body, "layer4", ()))
+    if output_stride == 32 or not blocks or not all(isinstance(block, Bottleneck) for block in blocks):
+        return
+    if len(multi_grid) != len(blocks):
+        raise ValueError(f"multi_grid needs {len(blocks)} factors, one per block of layer4, got {list(multi_grid)}")
+    stage_dilation = 32 // output_stride
+    for block, factor in zip(blocks[1:], multi_grid[1:], strict=True):
+        dilation = stage_dilation * factor
+        block.conv2.dilation = block.conv2.padding = (dilation, dilation)

@@ -1,0 +1,33 @@
+"""Pyramid pooling: means over the image at four scales beside the features."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from emanet.model.heads.layers import PooledContext, check_counts, conv_bn_relu
+
+BINS = (1, 2, 3, 6)
+
+
+class PyramidPooling(nn.Module):
+    """Pyramid pooling module (Zhao, Shi, Qi, Wang, Jia 2017, PSPNet, arXiv 1612.01105).
+
+    Means over 1x1, 2x2, 3x3 and 6x6 cells, each reduced to a quarter of the features' channels and spread out again,
+    are joined to the features; a 3x3 convolution with batch norm and ReLU reduces all to ``channels``.
+
+    Args:
+        in_channels: of the backbone's features.
+        channels: of the result; the paper's 512.
+    """
+
+    def __init__(self, in_channels: int, *, channels: int) -> None:
+        super().__init__()
+        check_counts(channels=channels)
+        quarter = max(in_channels // len(BINS), 1)
+        self.out_channels = channels
+        self.pyramid = nn.ModuleList(PooledContext(in_channels, channels=quarter, bins=bins) for bins in BINS)
+        self.bottleneck = conv_bn_relu(in_channels + len(BINS) * quarter, channels)
+
+    def forward(self, features: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c h w"]:
+        """Reduced features with the context of the pyramid."""
+        return self.bottleneck(torch.cat([features, *(level(features) for level in self.pyramid)], dim=1))

@@ -1,1 +1,0 @@
-"""A trained network on pictures: masks, overlays, probabilities, attention maps, server submissions."""

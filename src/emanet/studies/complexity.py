@@ -1,0 +1,284 @@
+"""What a network costs, part by part: parameters, multiply-accumulates, memory; and the published table beside ours.
+
+Everything is counted on PyTorch's ``meta`` device, from shapes alone: no image is computed and any size takes a second.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from emanet.common.errors import ConfigError
+from emanet.config.instantiate import build_network
+from emanet.config.rules import check
+from emanet.config.schema import PROJECT_ROOT
+from emanet.model.heads import NAMES
+from emanet.model.network import EMANet
+
+PUBLISHED = PROJECT_ROOT / "docs" / "published.yaml"
+PUBLISHED_SIZE = 513
+PUBLISHED_PARTS = ("fc0", "emau", "head")  # what the published overhead counts, with the bases (FACTS section 2)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one part costs for one image.
+
+    Args:
+        name: the part.
+        params: trained and frozen parameters; the stored bases are none (they are a buffer).
+        macs: multiply-accumulates of convolutions, matrix products and batch norms (two per element in evaluation, as
+            fvcore counts; the other elementwise operations count nothing, here as there). The published "FLOPs" are
+            these too: 1 MAC = 1 FLOP.
+        memory: most bytes of activations alive at once while the part computes, its input included, weights left out:
+            inference (no gradient) of one image in float32. Training keeps every layer's output and needs much more.
+    """
+
+    name: str
+    params: int
+    macs: int
+    memory: int
+
+
+class LiveMemory(TorchDispatchMode):
+    """Follow the storages that operations make: bytes alive now, the most at once since the last reset, and all."""
+
+    def __init__(self, *held: Tensor) -> None:
+        super().__init__()
+        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.weights: set[int] = set()  # not counted
+        self.peak = 0
+        self.made = 0
+        for value in held:
+            self._add(value)
+
+    def exclude(self, net: nn.Module) -> None:
+        """Leave a network's parameters and buffers out of the count."""
+        self.weights |= {value.untyped_storage()._cdata for value in (*net.parameters(), *net.buffers())}
+
+    def reset(self) -> None:
+        """Start a new part: the peak is what is alive now."""
+        self.peak = self._bytes()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operation and take its results into account."""
+        out = func(*args, **(kwargs or {}))
+        for value in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(value, Tensor):
+                self._add(value)
+        self.peak = max(self.peak, self._bytes())
+        return out
+
+    def _add(self, value: Tensor) -> None:
+        storage = value.untyped_storage()
+        if storage._cdata not in self.weights:
+            known = self.alive.get(storage._cdata)
+            self.made += storage.nbytes() if known is None or known[0].expired() else 0
+            self.alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+
+    def _bytes(self) -> int:
+        self.alive = {key: entry for key, entry in self.alive.items() if not entry[0].expired()}
+        return sum(size for _, size in self.alive.values())
+
+
+class FusedAttention(TorchFunctionMode):
+    """Take the fused kernel for attention, as CPUs and GPUs do: ``meta`` would hold the weights of all pairs."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Hand plain attention to the kernel, whose cost PyTorch's counter knows."""
+        if func is torch.nn.functional.scaled_dot_product_attention and len(args) == 3 and not kwargs:
+            return torch.ops.aten._scaled_dot_product_efficient_attention(*args, None, False)[0]
+        return func(*args, **(kwargs or {}))
+
+
+def batch_norm_flops(shape: Sequence[int], *args: Any, **kwargs: Any) -> int:
+    """A multiplication and an addition per element in evaluation, each taken for a whole multiply-accumulate."""
+    return 2 * 2 * math.prod(shape)  # FLOPs: the caller halves them
+
+
+BATCH_NORMS: dict[Any, Any] = {
+    torch.ops.aten.native_batch_norm: batch_norm_flops,
+    torch.ops.aten._native_batch_norm_legit_no_training: batch_norm_flops,
+}
+
+
+def measure(net: EMANet, height: int, width: int) -> list[Cost]:
+    """Cost of each part of a network on the ``meta`` device, for one image; then of all of it.
+
+    Raises:
+        ValueError: for a size below 1, or a network that is not on the ``meta`` device.
+    """
+    if min(height, width) < 1:
+        raise ValueError(f"size must be at least 1 pixel, got {height}x{width}")
+    if any(not parameter.is_meta for parameter in net.parameters()):
+        raise ValueError("build the network under torch.device('meta'): it is counted, not run")
+    net.eval()
+    image = torch.empty(1, 3, height, width, device="meta")
+    live = LiveMemory(image)
+    live.exclude(net)
+    counter = FlopCounterMode(display=False, custom_mapping=BATCH_NORMS)
+    with counter, torch.no_grad(), live, FusedAttention(), peaks_of_parts(net, live) as peaks:
+        net(image)
+    flops = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
+    costs = [
+        Cost(name, count_parameters(part), flops[f"{type(net).__name__}.{name}"] // 2, peaks[name])
+        for name, part in net.named_children()
+        if name in peaks and not isinstance(part, nn.Identity)  # a head for training alone does not run
+    ]
+    return [*costs, Cost("total", sum(c.params for c in costs), sum(c.macs for c in costs), max(peaks.values()))]
+
+
+@contextmanager
+def peaks_of_parts(net: nn.Module, live: LiveMemory) -> Iterator[dict[str, int]]:
+    """Record, in the dictionary that is given out, the peak during each child's forward, and the whole network's."""
+    peaks: dict[str, int] = {}
+    handles = []
+    for name, part in net.named_children():
+        handles.append(part.register_forward_pre_hook(lambda *_: live.reset()))
+        handles.append(part.register_forward_hook(lambda *_, name=name: peaks.update({name: live.peak})))
+    try:
+        yield peaks
+        peaks[""] = live.peak  # of the upsampling, after the last part
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of parameters, frozen ones included."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def overheads(net: EMANet, costs: Sequence[Cost]) -> list[Cost]:
+    """What the head adds to the backbone, counted in both ways: as published, and whole.
+
+    The published count takes fc0, the unit and its bases, or the rival head in their place, and leaves out fc1 and the
+    classifier.
+    """
+    parts = {cost.name: cost for cost in costs}
+    published = [parts[name] for name in PUBLISHED_PARTS if name in parts]
+    head = [cost for cost in costs if cost.name not in ("backbone", "total")]
+    bases = 0 if net.head is not None or isinstance(net.emau.mu, nn.Parameter) else net.emau.mu.numel()
+    return [
+        Cost(name, sum(c.params for c in chosen) + bases, sum(c.macs for c in chosen), max(c.memory for c in chosen))
+        for name, chosen in (("overhead as published", published), ("overhead, whole head", head))
+    ]
+
+
+def build_on_meta(**options: Any) -> EMANet:
+    """The paper's network without memory for its weights."""
+    with torch.device("meta"):
+        return EMANet(**options)
+
+
+def head_costs(model: DictConfig, num_classes: int, height: int, width: int) -> list[Cost]:
+    """What every head would add to the configured network's backbone, counted in both ways."""
+    rows = []
+    for name in NAMES:
+        with torch.device("meta"):
+            net = build_network(OmegaConf.merge(model, {"head": name}), num_classes)  # type: ignore[arg-type]
+        added = overheads(net, measure(net, height, width))
+        rows += [replace(cost, name=f"{name}: {cost.name}") for cost in added]
+    return rows
+
+
+def print_costs(costs: Sequence[Cost], title: str, console: Console) -> None:
+    """Print a table of parts."""
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    for column in ("part", "params (M)", "MACs (G)", "peak memory (MB)"):
+        table.add_column(column, justify="left" if column == "part" else "right")
+    for cost in costs:
+        table.add_row(cost.name, f"{cost.params / 1e6:.3f}", f"{cost.macs / 1e9:.2f}", f"{cost.memory / 1e6:.1f}")
+    console.print(table)
+
+
+def published_rows(published: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The published costs beside ours: method; published MACs, params, memory; ours counted so; ours, whole head."""
+    rows = []
+    for entry in published["rows"]:
+        name, options = entry["method"], entry.get("model")
+        ours = [""] * 4
+        if options is not None:
+            net = build_on_meta(num_classes=published["num_classes"], **options)
+            costs = measure(net, PUBLISHED_SIZE, PUBLISHED_SIZE)
+            counted = costs[:1] * 2 if entry["part"] == "backbone" else overheads(net, costs)
+            ours = [text for cost in counted for text in (f"{cost.macs / 1e9:.2f}", f"{cost.params / 1e6:.3f}")]
+        rows.append((name, str(entry["gmacs"]), str(entry["mparams"]), entry["memory"], *ours))
+    return rows
+
+
+def print_published(published: dict[str, Any], console: Console) -> None:
+    """Print the published table beside ours."""
+    title = f"published beside ours: {published['setting']}\n{published['source']}"
+    table = Table(title=title, box=box.SIMPLE_HEAD, caption=published["note"], padding=(0, 1, 0, 0))
+    table.add_column("method", no_wrap=True)
+    units = ("\nGMACs", "\nM par.")
+    columns = [
+        f"published{units[0]}",
+        units[1],
+        "\nmemory",
+        f"ours so{units[0]}",
+        units[1],
+        f"whole{units[0]}",
+        units[1],
+    ]
+    for header in columns:
+        table.add_column(header, justify="right", no_wrap=True)
+    for row in published_rows(published):
+        table.add_row(*row)
+    console.print(table)
+
+
+def parse_size(size: Any) -> tuple[int, int]:
+    """Height and width from one number or two."""
+    sides = [size, size] if isinstance(size, int) else list(size) if isinstance(size, Sequence) else []
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ValueError(f"size is one number of pixels, or [height,width], got {size}")
+    return sides[0], sides[1]
+
+
+def report(cfg: DictConfig) -> list[Cost]:
+    """Measure the configured network, print its table and the published one, write the rows if a path is given.
+
+    Raises:
+        ConfigError: for a configuration or a size that makes no sense.
+    """
+    check(cfg)
+    cfg.model.pretrained = False  # weights cost nothing to count
+    try:
+        height, width = parse_size(cfg.size)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    with torch.device("meta"):
+        net = build_network(cfg.model, cfg.num_classes)
+    costs = measure(net, height, width)
+    costs += overheads(net, costs)
+    console = Console()
+    setting = f"{cfg.model.backbone}, {cfg.model.channels} channels, 1x3x{height}x{width}"
+    print_costs(costs, setting, console)
+    if cfg.heads:
+        added = head_costs(cfg.model, cfg.num_classes, height, width)
+        print_costs(added, f"every head on top of the backbone: {setting}", console)
+        costs += added
+    published: Any = OmegaConf.to_container(OmegaConf.load(PUBLISHED))
+    print_published(published["costs"], console)
+    if cfg.json is not None:
+        path = Path(cfg.json).expanduser()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps([asdict(cost) for cost in costs], indent=2) + "\n", encoding="utf-8")
+        console.print(f"rows in {path}", highlight=False, soft_wrap=True, markup=False)
+    return costs

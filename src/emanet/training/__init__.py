@@ -1,0 +1,1 @@
+"""A task, its parts, and the trainer around it."""

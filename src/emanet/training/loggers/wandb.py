@@ -1,0 +1,234 @@
+"""Loggers: CSV always, TensorBoard and Weights & Biases on request. None of them can stop a run."""
+
+import logging
+import netrc
+import os
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import wandb
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from emanet.common.errors import ConfigError
+from emanet.training.loggers.csv import RunCSVLogger
+
+log = logging.getLogger(__name__)
+
+WANDB_MODES = ("online", "offline", "disabled")
+WATCHED = ("gradients", "all")
+
+
+def build_loggers(
+    logger_config: Mapping[str, Mapping[str, Any] | None],
+    *,
+    run_dir: str | Path,
+    config: Mapping[str, Any],
+    name: str,
+    group: str,
+    job_type: str,
+    tags: Sequence[str] = (),
+) -> list[Logger]:
+    """Build the loggers of a run; all their files lie in ``run_dir``.
+
+    Args:
+        logger_config: options of each logger: ``csv``, ``wandb`` (see :func:`build_wandb`), ``tensorboard``; one that
+            is ``None`` is left out, but the CSV file is always written.
+        run_dir: folder of the run.
+        config: the resolved configuration, stored once with the run.
+        name, group, job_type, tags: of the run in W&B.
+
+    Raises:
+        ConfigError: for an unknown logger or option.
+    """
+    chosen = {key: dict(options) for key, options in logger_config.items() if options is not None}
+    unknown = chosen.keys() - {"csv", "wandb", "tensorboard"}
+    if unknown:
+        raise ConfigError(f"logger must be made of csv, wandb and tensorboard, got {', '.join(sorted(unknown))}")
+    run_dir = Path(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    loggers: list[Logger] = [RunCSVLogger(run_dir)]
+    try:
+        if "tensorboard" in chosen:
+            options: dict[str, Any] = {"name": "tensorboard", "version": "", "default_hp_metric": False}
+            options |= chosen["tensorboard"]
+            loggers.append(TensorBoardLogger(run_dir, **options))
+        if "wandb" in chosen:
+            run = {"name": name, "group": group, "job_type": job_type, "tags": list(tags), "config": dict(config)}
+            loggers += build_wandb(run_dir, run, **chosen["wandb"])
+    except TypeError as error:
+        raise ConfigError(f"logger: {error}") from error
+    return loggers
+
+
+class RunWandbLogger(WandbLogger):
+    """Lightning's W&B logger, but the configuration goes to W&B once, when the run starts, and checkpoints as they end.
+
+    Args:
+        watched: ``gradients``, ``all`` (of them and the parameters) or ``None``: what is logged as histograms.
+        watch_every: batches between two of them.
+        upload: whether the best and the last checkpoint become artifacts at the end of training.
+        options: see Lightning.
+    """
+
+    def __init__(
+        self, *, watched: str | None = None, watch_every: int = 100, upload: bool = False, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        self._wandb_init.pop("anonymous", None)  # Lightning passes it always, and W&B warns of it
+        self.watched = watched
+        self.watch_every = watch_every
+        self.upload = upload
+        self._saved: dict[str, Path] = {}
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
+        """Nothing: see above."""
+
+    @rank_zero_only
+    def log_graph(self, model: Any, input_array: Any = None) -> None:
+        """Watch the network; Lightning hands it over here when it lies on its device."""
+        if self.watched is not None:
+            self.watch(model.net, log=self.watched, log_freq=self.watch_every, log_graph=False)
+
+    @rank_zero_only
+    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+        """Remember where a checkpoint lies: Lightning's best one, or ours."""
+        path = getattr(checkpoint_callback, "best_model_path", "") or getattr(checkpoint_callback, "path", "")
+        if self.upload and path:
+            self._saved[checkpoint_callback.state_key] = Path(path)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Hand the checkpoints of a finished training to W&B: an artifact with a version for each, named as its file.
+
+        The files are read where they lie, by ``wandb sync`` too if the run is offline.
+        """
+        for path in self._saved.values() if status == "success" else ():
+            try:
+                artifact = wandb.Artifact(f"model-{self.experiment.id}", type="model")
+                artifact.add_file(str(path), policy="immutable")
+                self.experiment.log_artifact(artifact, aliases=[path.stem])
+            except Exception as error:
+                log.warning("W&B: %s was not taken as an artifact: %s: %s", path, type(error).__name__, error)
+
+    @rank_zero_only
+    def summarize(self, values: Mapping[str, Any]) -> None:
+        """Put values beside the last ones of the metrics in the run's summary."""
+        try:
+            self.experiment.summary.update(dict(values))
+        except Exception as error:
+            log.warning("W&B: the summary was not written: %s: %s", type(error).__name__, error)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The W&B run."""
+        return super().experiment
+
+
+def build_wandb(
+    run_dir: Path,
+    run: dict[str, Any],
+    *,
+    project: str = "emanet",
+    entity: str | None = None,
+    mode: str = "online",
+    log_model: bool = False,
+    watch: str | None = None,
+    watch_every_n_batches: int = 100,
+    init_timeout: float = 30.0,
+    finish_timeout: float = 300.0,
+) -> list[Logger]:
+    """Start a W&B run, offline if it cannot be online; an offline run is uploaded later with ``wandb sync``.
+
+    Args:
+        run_dir: folder of the run; W&B's files go to ``wandb/`` in it.
+        run: name, group, job_type, tags and config of the run.
+        project, entity: where the run appears in W&B; no entity means the user's default one.
+        mode: ``online``, ``offline`` (opens no network connection) or ``disabled``.
+        log_model: upload the best and the last checkpoint as artifacts at the end of training.
+        watch: histograms of the ``gradients``, or of ``all`` gradients and parameters; ``None``: none.
+        watch_every_n_batches: batches between two of them.
+        init_timeout: seconds that the server has to answer at the start.
+        finish_timeout: seconds that the upload of the rest may take at the end.
+
+    Raises:
+        ConfigError: for another mode, or something else to watch.
+    """
+    if watch not in (None, *WATCHED):
+        raise ConfigError(f"logger.wandb.watch must be null, {' or '.join(WATCHED)}, got {watch!r}")
+    if watch_every_n_batches < 1:
+        raise ConfigError(f"logger.wandb.watch_every_n_batches must be at least 1, got {watch_every_n_batches}")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it would report its own errors home, offline too
+    mode = {"dryrun": "offline", "run": "online"}.get(mode, mode)  # W&B's older names, met in WANDB_MODE
+    if mode not in WANDB_MODES:
+        raise ConfigError(f"logger.wandb.mode must be one of {', '.join(WANDB_MODES)}, got {mode!r}")
+    if mode == "disabled":
+        return []
+    if mode == "online" and not has_credentials():
+        log.warning(
+            "W&B: no API key was found (WANDB_API_KEY, or `wandb login`), so this run is tracked offline; upload it "
+            "later with `wandb sync`. logger.wandb.mode=offline silences this"
+        )
+        mode = "offline"
+    common = run | {"project": project, "entity": entity, "save_dir": run_dir}
+    common |= {"watched": watch, "watch_every": watch_every_n_batches, "upload": log_model}
+    limits = {"init_timeout": init_timeout, "finish_timeout": finish_timeout}
+    if getattr(rank_zero_only, "rank", 0) != 0:  # only the first process talks to W&B
+        return [RunWandbLogger(**common, mode=mode)]
+    if mode == "online":
+        id_file = run_dir / "wandb" / "run_id"  # a resumed run goes on as the same run in W&B
+        known_id = id_file.read_text(encoding="utf-8") if id_file.is_file() else None
+        try:
+            logger = start_wandb(RunWandbLogger(**common, id=known_id, mode=mode, settings=settings(limits)))
+            id_file.parent.mkdir(exist_ok=True)
+            id_file.write_text(str(logger.experiment.id), encoding="utf-8")
+            return [logger]
+        except Exception as error:  # whatever goes wrong between here and the server
+            log.warning("W&B cannot be reached, so this run is tracked offline: %s", str(error).splitlines()[0])
+    try:
+        return [start_wandb(RunWandbLogger(**common, mode="offline", settings=settings(limits)))]
+    except Exception as error:
+        log.warning("W&B cannot be used at all, training goes on without it: %s: %s", type(error).__name__, error)
+        return []
+
+
+def start_wandb(logger: WandbLogger) -> WandbLogger:
+    """Start the run of a logger now, and not when training has begun; end one that an earlier job left open."""
+    if wandb.run is not None:
+        wandb.finish()
+    _ = logger.experiment  # starts it
+    return logger
+
+
+def settings(limits: Mapping[str, Any]) -> wandb.Settings:
+    """W&B settings with those of the limits that the installed version knows."""
+    return wandb.Settings(**{key: value for key, value in limits.items() if key in wandb.Settings.model_fields})
+
+
+def has_credentials() -> bool:
+    """Whether W&B would find an API key without asking for one; W&B's own look-up prompts, and so blocks a job."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    known = wandb.setup().settings
+    if known.api_key:
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or known.base_url).netloc
+    candidates = [os.environ.get("NETRC"), "~/.netrc", "~/_netrc"]
+    path = next((p for p in (Path(c).expanduser() for c in candidates if c) if p.is_file()), None)
+    try:
+        entry = netrc.netrc(path).authenticators(host) if path else None
+    except (netrc.NetrcParseError, OSError):
+        return False
+    return bool(entry and entry[2])
+
+
+def close_wandb(exit_code: int = 0) -> None:
+    """End the open W&B run, if there is one, so that the next job of a sweep in this process gets its own."""
+    if wandb.run is not None:
+        wandb.finish(exit_code=exit_code)

@@ -1,0 +1,117 @@
+"""Cross-entropy of bilinearly upsampled logits, without the upsampled logits.
+
+The loss of a pixel, and its gradient softmax - truth, need the pixel's own logits alone. So both are computed in blocks
+of rows, and what is kept is the loss of each pixel and the gradient at the low resolution, through the transposed
+interpolation. Sums run in a fixed order: a run repeats to the last bit.
+
+The reference is ``F.cross_entropy(F.interpolate(logits_low, mode="bilinear", align_corners=...), mask)``. Positions and
+weights are rounded as PyTorch rounds them; half precision is computed in float32 throughout, where PyTorch may round
+the upsampled logits and their gradient.
+"""
+
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from emanet.training.losses.blocks import computing_type, in_blocks
+
+Upsample = Literal["auto", "full", "blocks"]  # what is asked for; ``full`` interpolates first
+#: Logits that PyTorch's own functions take as fast on a CPU: memory beyond 32 MiB is mapped afresh each time.
+SMALL = 2**23
+
+
+def upsampled_cross_entropy(
+    logits_low: Float[Tensor, "b classes h w"],
+    mask: Int[Tensor, "b height width"],
+    *,
+    align_corners: bool,
+    ignore_index: int = 255,
+    class_weights: Float[Tensor, " classes"] | None = None,
+) -> Float[Tensor, ""]:
+    """Sum of the pixels' losses at the size of the mask, with the gradient found along the way.
+
+    Args:
+        logits_low: scores at the resolution of the features.
+        mask: true classes, ``ignore_index`` where there is none.
+        align_corners: of the bilinear interpolation, as in ``F.interpolate``.
+        ignore_index: label without loss.
+        class_weights: weight of each class's loss, or ``None`` for 1.
+
+    Raises:
+        RuntimeError: for a label out of range.
+    """
+    with_gradient = logits_low.requires_grad and torch.is_grad_enabled()
+    return upsampled_loss_op(logits_low, mask, class_weights, align_corners, ignore_index, with_gradient)[0]
+
+
+@torch.no_grad()
+def upsampled_losses(
+    logits_low: Float[Tensor, "b classes h w"],
+    mask: Int[Tensor, "b height width"],
+    *,
+    align_corners: bool,
+    ignore_index: int = 255,
+    class_weights: Float[Tensor, " classes"] | None = None,
+) -> Float[Tensor, "b height width"]:
+    """Loss of each pixel, 0 where it is ignored, without gradient; arguments as in :func:`upsampled_cross_entropy`."""
+    return upsampled_loss_op(logits_low, mask, class_weights, align_corners, ignore_index, False)[1]
+
+
+def pick(upsample: Upsample, logits_low: Tensor, mask: Tensor) -> Literal["full", "blocks"]:
+    """What computes the loss of these logits.
+
+    ``auto`` is the fastest that was measured: on a CPU blocks, or ``full`` for few logits; elsewhere ``full``.
+    """
+    if upsample != "auto":
+        return upsample
+    many = logits_low.shape[1] * mask.numel() > SMALL
+    return "blocks" if many and logits_low.device.type == "cpu" else "full"
+
+
+# --- the operator: opaque to torch.compile, which would unroll its loops ----------------------------------------------
+
+
+@torch.library.custom_op("emanet::upsampled_cross_entropy", mutates_args=())
+def upsampled_loss_op(
+    logits_low: Tensor,
+    mask: Tensor,
+    class_weights: Tensor | None,
+    align_corners: bool,
+    ignore_index: int,
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum of the losses, loss of each pixel, and the sum's gradient (empty if not asked for)."""
+    losses, gradient = in_blocks(logits_low, mask, class_weights, align_corners, ignore_index, with_gradient)
+    return losses.sum(), losses, gradient
+
+
+@upsampled_loss_op.register_fake
+def _(
+    logits_low: Tensor,
+    mask: Tensor,
+    class_weights: Tensor | None,
+    align_corners: bool,
+    ignore_index: int,
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = computing_type(logits_low)
+    gradient = logits_low.new_empty(logits_low.shape if with_gradient else (0,), dtype=dtype)
+    return logits_low.new_empty((), dtype=dtype), logits_low.new_empty(mask.shape, dtype=dtype), gradient
+
+
+def keep_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    """Keep the gradient that the forward pass found."""
+    ctx.save_for_backward(output[2])
+    ctx.dtype = inputs[0].dtype
+    ctx.set_materialize_grads(False)
+
+
+def loss_backward(ctx: Any, grad_total: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    """Scale the gradient by that of the sum."""
+    (gradient,) = ctx.saved_tensors  # in float32 at least: a float16 scale comes before the rounding
+    return (None if grad_total is None else (gradient * grad_total).to(ctx.dtype), *[None] * 5)
+
+
+upsampled_loss_op.register_autograd(loss_backward, setup_context=keep_gradient)

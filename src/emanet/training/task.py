@@ -1,0 +1,207 @@
+"""The training task: loss, metrics, optimizer, and the update of the bases over all devices."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from emanet.common.seeding import mix
+from emanet.inference.views import PLAIN, Inference
+from emanet.training.losses.nll import LossTerms, Reduction, Upsample, upsampled_loss_terms
+from emanet.training.metrics import SegmentationMetrics
+from emanet.training.optim import build_optimizer
+
+Batch = dict[str, Any]
+
+
+class SegmentationTask(L.LightningModule):
+    """Train a network under the paper's recipe (FACTS section 3).
+
+    Gradients, loss and bases are those of *one* batch made of all images of an optimizer step, over every device and
+    accumulated batch, whatever their sizes: each is summed first and divided by the global denominator at the step.
+
+    Args:
+        net: the network; ``net(image, return_bases=True, low=True) -> (logits_low, mu)``, ``net.align_corners`` and
+            ``net.update_bases(mu)``.
+        class_names: name of each class, for the metric keys.
+        max_steps: length of the schedule in optimizer steps.
+        lr, sgd_momentum, weight_decay, poly_power, lr_refresh, backbone_lr_factor: see
+            :func:`emanet.training.optim.build_optimizer`.
+        fused: update all parameters in one kernel; ``None``: on CUDA, except in float16, whose gradients such an
+            optimizer unscales itself, too late to be clipped.
+        reduction, upsample, class_weights, ohem_threshold, ohem_min_kept: see
+            :func:`emanet.training.losses.nll.upsampled_loss_terms`.
+        ignore_index: label without loss and score.
+        seed: of the randomness inside the network (dropout).
+        inference: how validation looks at images.
+        palette: color of each class (r, g, b); stored beside the names, for predictions without the data set.
+        config: the resolved run configuration as plain containers; stored in every checkpoint, so that a checkpoint
+            alone is enough to rebuild network and data.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        class_names: Sequence[str],
+        max_steps: int,
+        lr: float = 9e-3,
+        sgd_momentum: float = 0.9,
+        weight_decay: float = 1e-4,
+        poly_power: float = 0.9,
+        lr_refresh: int = 10,
+        backbone_lr_factor: float = 1.0,
+        fused: bool | None = None,
+        reduction: Reduction = "all_pixels",
+        upsample: Upsample = "auto",
+        class_weights: Sequence[float] | None = None,
+        ohem_threshold: float | None = None,
+        ohem_min_kept: int = 100_000,
+        ignore_index: int = 255,
+        seed: int = 0,
+        inference: Inference = PLAIN,
+        palette: Sequence[Sequence[int]] | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.net: Any = net
+        self.class_names = list(class_names)
+        self.optim_options: dict[str, Any] = {
+            "lr": lr,
+            "momentum": sgd_momentum,
+            "weight_decay": weight_decay,
+            "max_steps": max_steps,
+            "power": poly_power,
+            "refresh": lr_refresh,
+            "backbone_lr_factor": backbone_lr_factor,
+        }
+        self.fused = fused
+        self.loss_options: dict[str, Any] = {
+            "reduction": reduction,
+            "upsample": upsample,
+            "ignore_index": ignore_index,
+            "ohem_threshold": ohem_threshold,
+            "ohem_min_kept": ohem_min_kept,
+        }
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
+        self.metrics = SegmentationMetrics(len(self.class_names), ignore_index=ignore_index)
+        self.save_hyperparameters(dict(config or {}))
+        self.seed = seed
+        self.inference = inference
+        self.palette = palette
+        #: step and scores of the last validation, stored beside the weights
+        self.validation: dict[str, int | float] = {}
+        self.judge: Callable[[Tensor, Tensor], bool] | None = None  #: (loss, bases) of a step -> whether it is taken
+        self._window: StepWindow | None = None
+
+    # --- training ---------------------------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed dropout from the position in the run: a resumed run needs no stored generator state."""
+        torch.manual_seed(mix(self.seed, self.current_epoch, batch_idx, self.global_rank))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the batch's summed loss in units of one image; :meth:`on_before_optimizer_step` divides it."""
+        image, mask = batch["image"], batch["mask"]
+        # At the resolution of the features; auxiliary: logits of further heads, if any.
+        logits_low, mu, *auxiliary = self.net(image, return_bases=True, low=True)
+        total, count = self.loss_terms(logits_low, mask)
+        for weight, extra in zip(self.net.aux_weights if auxiliary else (), auxiliary, strict=True):
+            terms = self.loss_terms(extra, mask)
+            total = total + weight * terms.total * count / terms.denominator.clamp(min=1)
+        # A constant on all devices; keeps the loss at a size that float16 can scale.
+        pixels_per_image = mask.shape[-2] * mask.shape[-1]
+        if self._window is None:
+            self._window = StepWindow(mu, pixels_per_image)
+        self._window.add(total.detach(), count, mu.detach())
+        return total / pixels_per_image
+
+    def loss_terms(self, logits_low: Tensor, mask: Tensor) -> LossTerms:
+        """Loss of logits at the resolution of the features."""
+        weights, align_corners = self.class_weights, self.net.align_corners
+        return upsampled_loss_terms(
+            logits_low, mask, align_corners=align_corners, class_weights=weights, **self.loss_options
+        )
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Turn the accumulated gradients into those of the global mean loss, and move the bases once."""
+        window, self._window = self._window, None
+        if window is None:
+            return
+        loss, count, mean_mu = window.reduce()
+        # Lightning has divided by the accumulated batches and DDP by the devices: undo both.
+        scale = window.pixels_per_image * self.trainer.accumulate_grad_batches * self.trainer.world_size / count
+        gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
+        torch._foreach_mul_(gradients, scale.to(gradients[0].dtype))
+        # Nothing here may wait for the device: prog_bar=True fetches a value at every step, a number is copied there.
+        self.log("train/loss", loss)
+        self.log("train/lr", torch.tensor(optimizer.param_groups[0]["lr"], dtype=torch.float32))
+        if self.judge is None or self.judge(loss, mean_mu):
+            self.net.update_bases(mean_mu)
+        else:  # without gradients the optimizer moves nothing, by momentum and weight decay neither
+            optimizer.zero_grad(set_to_none=True)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Ask to stop after the last step: Lightning then validates once more, whatever the interval."""
+        if self.trainer.global_step >= self.trainer.max_steps > 0:
+            self.trainer.should_stop = True
+
+    def configure_optimizers(self) -> Any:
+        """SGD with three parameter groups, poly schedule per optimizer step."""
+        fused = self.fused
+        if fused is None:
+            fused = self.device.type == "cuda" and self.trainer.precision != "16-mixed"
+        optimizer, scheduler = build_optimizer(self.net, **self.optim_options, fused=fused)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # --- evaluation -------------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Start a new confusion matrix."""
+        self.metrics.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Count one batch of whole images; returns the predicted classes (b, h, w) for the callbacks."""
+        prediction = self.inference.predict(self.net, batch["image"])
+        self.metrics.update(prediction, batch["mask"])
+        return prediction
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of the whole split, over all devices."""
+        scores = self.metrics.named_scores(self.class_names)
+        self.log_dict(scores)
+        self.validation = {"step": self.trainer.global_step} | {key: float(value) for key, value in scores.items()}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the last validation, for a later evaluation to be compared with, and what the classes are called."""
+        checkpoint["validation"] = self.validation
+        checkpoint["classes"] = {"names": self.class_names, "palette": self.palette}
+
+
+class StepWindow:
+    """Sums over the batches of one optimizer step on this device, and their reduction over all devices."""
+
+    def __init__(self, mu: Tensor, pixels_per_image: int) -> None:
+        self.pixels_per_image = pixels_per_image
+        self.mu_sum = torch.zeros_like(mu[0], dtype=torch.promote_types(mu.dtype, torch.float32))
+        self.numbers = self.mu_sum.new_zeros(3)  # loss total, loss count, images
+
+    def add(self, total: Tensor, count: Tensor, mu: Tensor) -> None:
+        """Add a batch: its loss terms and its images' final bases (b, c, k)."""
+        self.mu_sum += mu.sum(0)
+        self.numbers += torch.stack([total, count, total.new_full((), mu.shape[0])])
+
+    def reduce(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Global mean loss, what it was divided by, and the mean bases (1, c, k)."""
+        flat = torch.cat([self.mu_sum.flatten(), self.numbers])
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(flat)
+        total, count, images = flat[-3:]
+        count = torch.where(count > 0, count, 1.0)  # a step without any counted pixel has loss 0 and no gradient
+        return total / count, count, (flat[:-3] / images).view(1, *self.mu_sum.shape)

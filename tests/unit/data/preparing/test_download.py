@@ -1,0 +1,185 @@
+"""Downloads over a loopback server that cuts, refuses and changes its files."""
+
+import hashlib
+import random
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from emanet.common.errors import DatasetError
+from emanet.data.preparing import download as module
+from emanet.data.preparing.download import Partial, download, remote_size
+from loopback import Server, serving
+
+DATA = random.Random(0).randbytes(300_000)
+MD5 = f"md5:{hashlib.md5(DATA).hexdigest()}"
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(module, "CHUNK", 10_000)
+    (tmp_path / "www").mkdir()
+    (tmp_path / "www" / "a.zip").write_bytes(DATA)
+    with serving(tmp_path / "www") as state:
+        yield state
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "archives" / "a.zip"
+
+
+def no_wait(_seconds: float) -> None: ...
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """Let the kernel refuse bytes beyond ``size`` in any file, as a full disk or a quota does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def leftovers(target: Path) -> list[str]:
+    return sorted(path.name for path in target.parent.iterdir())
+
+
+def test_a_file_arrives_whole_with_its_checksums_and_progress(server: Server, target: Path):
+    ticks: list[tuple[int, int | None]] = []
+    digests = download(f"{server.url}/a.zip", target, checksum=MD5, tick=lambda *now: ticks.append(now))
+    assert target.read_bytes() == DATA
+    assert digests == {"sha256": hashlib.sha256(DATA).hexdigest(), "md5": MD5[4:]}
+    assert leftovers(target) == ["a.zip"]
+    assert (0, len(DATA)) in ticks
+    assert ticks[-1] == (len(DATA), len(DATA))
+
+
+def test_a_cut_connection_is_gone_on_with_by_range(server: Server, target: Path):
+    server.cuts["a.zip"] = 120_000
+    server.cut_times = 2
+    download(f"{server.url}/a.zip", target, checksum=MD5, sleep=no_wait)
+    assert target.read_bytes() == DATA
+    ranges = [wanted for _, _, wanted in server.requests]
+    assert ranges[0] is None
+    assert len(ranges) == 3
+    starts = [int(wanted.removeprefix("bytes=").rstrip("-")) for wanted in ranges[1:] if wanted]
+    assert 0 < starts[0] <= 120_000 < starts[1] <= 240_000
+
+
+def test_a_new_process_goes_on_where_the_last_one_was_killed(server: Server, target: Path):
+    url = f"{server.url}/a.zip"
+    with pytest.raises(KeyboardInterrupt):
+        download(url, target, tick=stop_at(150_000))
+    assert not target.exists()
+    have = Partial(target).size
+    assert 100_000 < have < len(DATA)
+    download(url, target, checksum=MD5)
+    assert server.requests[-1] == ("GET", "a.zip", f"bytes={have}-")
+    assert target.read_bytes() == DATA
+
+
+def stop_at(limit: int):
+    def tick(done: int, _total: int | None) -> None:
+        if done >= limit:
+            raise KeyboardInterrupt
+
+    return tick
+
+
+def test_a_server_without_ranges_starts_the_file_over(server: Server, target: Path):
+    server.ranges = False
+    server.cuts["a.zip"] = 120_000
+    download(f"{server.url}/a.zip", target, checksum=MD5, sleep=no_wait)
+    assert target.read_bytes() == DATA
+
+
+def test_a_server_without_ranges_that_always_cuts_is_given_up_and_the_bytes_are_kept(server: Server, target: Path):
+    server.ranges, server.cuts["a.zip"], server.cut_times = False, 120_000, 1000
+    waits: list[float] = []
+    with pytest.raises(DatasetError, match=r"6 times in a row; \d+ bytes are kept in .*a\.zip\.part"):
+        download(f"{server.url}/a.zip", target, sleep=waits.append)
+    assert waits[1:] == sorted(waits[1:])
+    assert 2 <= max(waits) <= 30
+    assert len(server.requests) <= 8
+    assert not target.exists()
+
+
+def test_a_file_changed_on_the_server_is_not_glued_to_the_old_part(server: Server, target: Path):
+    url = f"{server.url}/a.zip"
+    with pytest.raises(KeyboardInterrupt):
+        download(url, target, tick=stop_at(150_000))
+    new = random.Random(1).randbytes(len(DATA))
+    (server.folder / "a.zip").write_bytes(new)
+    server.etags["a.zip"] = '"2"'
+    download(url, target, sleep=no_wait)
+    assert target.read_bytes() == new
+
+
+def test_a_part_of_unknown_origin_is_not_trusted(server: Server, target: Path):
+    target.parent.mkdir()
+    Partial(target).path.write_bytes(b"x" * 1000)
+    download(f"{server.url}/a.zip", target, checksum=MD5)
+    assert target.read_bytes() == DATA
+
+
+def test_a_part_that_is_complete_already_is_taken(server: Server, target: Path):
+    url = f"{server.url}/a.zip"
+    with pytest.raises(KeyboardInterrupt):
+        download(url, target, tick=stop_at(len(DATA)))
+    assert Partial(target).path.read_bytes()[:200_000] == DATA[:200_000]
+    Partial(target).path.write_bytes(DATA)
+    download(url, target, checksum=MD5)
+    assert target.read_bytes() == DATA
+
+
+def test_a_server_in_trouble_is_asked_again(server: Server, target: Path):
+    server.statuses["a.zip"] = [503, 429, 500]
+    download(f"{server.url}/a.zip", target, checksum=MD5, sleep=no_wait)
+    assert target.read_bytes() == DATA
+
+
+def test_a_missing_file_is_reported_at_once_with_what_to_do(server: Server, target: Path):
+    with pytest.raises(DatasetError, match=r"b\.zip: the server answers 404 .*source=DIR"):
+        download(f"{server.url}/b.zip", target, sleep=no_wait)
+    assert len(server.requests) == 1
+    assert leftovers(target) == []
+
+
+def test_a_login_page_is_not_taken_for_an_archive(server: Server, target: Path):
+    server.content_type = "text/html; charset=utf-8"
+    with pytest.raises(DatasetError, match="a web page came in place of a file"):
+        download(f"{server.url}/a.zip", target)
+
+
+def test_a_wrong_checksum_is_named_and_the_file_put_aside(server: Server, target: Path):
+    with pytest.raises(DatasetError, match=f"wrong checksum: md5 {MD5[4:]}, expected {'0' * 32}.*a.zip.refused"):
+        download(f"{server.url}/a.zip", target, checksum="md5:" + "0" * 32)
+    assert leftovers(target) == ["a.zip.refused"]
+
+
+def test_nobody_there_is_a_readable_error(target: Path):
+    with pytest.raises(DatasetError, match=r"connection lost .*6 times in a row"):
+        download("http://127.0.0.1:9/a.zip", target, sleep=no_wait)
+
+
+def test_a_full_disk_is_named_and_the_next_run_goes_on(server: Server, target: Path):
+    url = f"{server.url}/a.zip"
+    with file_size_limit(200_000), pytest.raises(DatasetError, match=r"no room to write .*a\.zip\.part .*GB free"):
+        download(url, target, sleep=no_wait)
+    assert not target.exists()
+    assert 0 < Partial(target).size <= 200_000
+    download(url, target, checksum=MD5)
+    assert str(server.requests[-1][2]).startswith("bytes=")
+    assert target.read_bytes() == DATA
+
+
+def test_the_size_of_a_file_is_asked_for_without_fetching_it(server: Server):
+    assert remote_size(f"{server.url}/a.zip") == len(DATA)
+    assert remote_size(f"{server.url}/b.zip") is None
+    assert remote_size("http://127.0.0.1:9/a.zip") is None

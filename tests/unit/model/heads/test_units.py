@@ -1,0 +1,232 @@
+"""Units behind fc0: each against an independent float64 reference, with the laws that its equations promise."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from emanet.model.heads.a2 import DoubleAttention
+from emanet.model.heads.external import ExternalAttention
+from emanet.model.heads.ham import Hamburger
+from emanet.model.heads.nonlocal_ import NonLocal, as_tokens
+
+B, C, H, W = 2, 8, 3, 5
+N = H * W
+UNITS: dict[str, Callable[[], nn.Module]] = {
+    "nonlocal": lambda: NonLocal(C),
+    "a2": lambda: DoubleAttention(C, c_m=3, c_n=2),
+    "external": lambda: ExternalAttention(C, K=3),
+    "ham": lambda: Hamburger(C, K=3, T=4),
+}
+
+
+def drawn(unit: nn.Module) -> nn.Module:
+    """The unit in float64 and evaluation, with batch norms that do something."""
+    for module in unit.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    return unit.double().eval()
+
+
+def arrays(unit: nn.Module) -> dict[str, np.ndarray]:
+    """Its tensors, 1x1 kernels as matrices."""
+    state = {key: value.detach().numpy() for key, value in unit.state_dict().items()}
+    return {key: value[:, :, 0, 0] if value.ndim == 4 else value for key, value in state.items()}
+
+
+def normed(weights: dict[str, np.ndarray], name: str, y: np.ndarray) -> np.ndarray:
+    """A 1x1 convolution without bias and a batch norm in evaluation, of pixels (c, n)."""
+    y = weights[f"{name}.conv.weight"] @ y
+    mean, var = weights[f"{name}.bn.running_mean"], weights[f"{name}.bn.running_var"]
+    y = (y - mean[:, None]) / np.sqrt(var[:, None] + 1e-5)
+    return y * weights[f"{name}.bn.weight"][:, None] + weights[f"{name}.bn.bias"][:, None]
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    """Of one vector."""
+    e = np.exp(scores - scores.max())
+    return e / e.sum()
+
+
+def nonlocal_reference(w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+    """Pixel by pixel."""
+    theta = w["theta.weight"] @ x + w["theta.bias"][:, None]
+    phi, g = w["phi.weight"] @ x, w["g.weight"] @ x
+    y = np.zeros_like(g)
+    for i in range(N):
+        weights = softmax(np.array([theta[:, i] @ phi[:, j] for j in range(N)]) / np.sqrt(C // 2))
+        for j in range(N):
+            y[:, i] += weights[j] * g[:, j]
+    return x + normed(w, "out", y)
+
+
+def a2_reference(w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+    """Descriptor by descriptor, pixel by pixel."""
+    a, b = w["a.weight"] @ x, w["b.weight"] @ x
+    v = w["v.weight"] @ x + w["v.bias"][:, None]
+    descriptors = [sum(share * a[:, i] for i, share in enumerate(softmax(row))) for row in b]
+    z = np.zeros_like(a)
+    for i in range(N):
+        for share, descriptor in zip(softmax(v[:, i]), descriptors, strict=True):
+            z[:, i] += share * descriptor
+    return x + normed(w, "out", z)
+
+
+def external_reference(w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+    """Softmax over the pixels of each slot, then each pixel's weights over their sum."""
+    scores = w["keys.weight"] @ w["conv1.weight"] @ x
+    shares = np.stack([softmax(slot) for slot in scores])
+    y = np.zeros_like(x)
+    for i in range(N):
+        for k in range(len(shares)):
+            y[:, i] += shares[k, i] / shares[:, i].sum() * w["values.weight"][:, k]
+    return np.maximum(x + normed(w, "conv2", y), 0)
+
+
+def ham_reference(w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+    """Lee and Seung's updates entry by entry, from uniform bases of unit norm and a softmax over them."""
+    pixels = np.maximum(w["lower.weight"] @ x + w["lower.bias"][:, None], 0)
+    start = torch.rand(1, C, 3, generator=torch.Generator().manual_seed(0))[0].double().numpy()
+    bases = start / (1e-6 + np.sqrt((start**2).sum(axis=0)))
+    codes = np.stack([softmax(pixels[:, i] @ bases) for i in range(N)])
+    for _ in range(4):
+        old = codes.copy()
+        for i in range(N):
+            for k in range(3):
+                wanted = sum(pixels[c, i] * bases[c, k] for c in range(C))
+                got = sum((bases @ old[i])[c] * bases[c, k] for c in range(C))
+                codes[i, k] = old[i, k] * wanted / (got + 1e-6)
+        before = bases.copy()
+        for c in range(C):
+            for k in range(3):
+                wanted = sum(pixels[c, i] * codes[i, k] for i in range(N))
+                got = sum((before[c] @ codes[i]) * codes[i, k] for i in range(N))
+                bases[c, k] = before[c, k] * wanted / (got + 1e-6)
+    return np.maximum(x + normed(w, "upper", bases @ codes.T), 0)
+
+
+REFERENCES = {
+    "nonlocal": nonlocal_reference,
+    "a2": a2_reference,
+    "external": external_reference,
+    "ham": ham_reference,
+}
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_a_unit_computes_what_its_equations_say(name: str):
+    unit = drawn(UNITS[name]())
+    x = torch.randn(B, C, H, W, dtype=torch.float64)
+    expected = [REFERENCES[name](arrays(unit), image) for image in x.flatten(2).numpy()]
+    torch.testing.assert_close(unit(x).flatten(2), torch.from_numpy(np.stack(expected)), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_permuting_the_pixels_permutes_the_output(name: str):
+    unit = drawn(UNITS[name]())
+    x = torch.randn(B, C, H, W, dtype=torch.float64)
+    order = torch.randperm(N)
+    shuffled = unit(x.flatten(2)[..., order].view(x.shape))
+    torch.testing.assert_close(shuffled.flatten(2), unit(x).flatten(2)[..., order], rtol=1e-9, atol=1e-9)
+
+
+def branch(unit: nn.Module, name: str, x: Tensor) -> Tensor:
+    """What the unit's last convolution gets, (b, c, n)."""
+    seen: list[Tensor] = []
+    handle = unit.get_submodule(name).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    unit(x)
+    handle.remove()
+    return seen[0].flatten(2)
+
+
+@pytest.mark.parametrize(("name", "last", "rank"), [("a2", "out", 2), ("external", "conv2", 3), ("ham", "upper", 3)])
+def test_the_context_has_the_rank_of_descriptors_slots_or_bases(name: str, last: str, rank: int):
+    unit = drawn(UNITS[name]())
+    y = branch(unit, last, torch.randn(B, C, H, W, dtype=torch.float64))
+    assert torch.linalg.matrix_rank(y).tolist() == [rank] * B
+
+
+def test_a_non_local_block_is_the_identity_at_first_and_moves_away():
+    unit = NonLocal(C).train()
+    x = torch.randn(B, C, H, W)
+    assert torch.equal(unit(x), x)
+    unit(x).square().mean().backward()
+    gamma = unit.out.bn.weight
+    assert gamma.grad.abs().max() > 0
+    with torch.no_grad():
+        gamma -= gamma.grad
+    assert not torch.equal(unit(x), x)
+
+
+def test_a_non_local_block_never_holds_the_weights_of_all_pairs():
+    """The operations that run on this CPU, in the order of memory that a user's features have."""
+
+    class Sizes(TorchDispatchMode):
+        largest = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            for value in out if isinstance(out, tuple | list) else (out,):
+                if isinstance(value, Tensor):
+                    self.largest = max(self.largest, value.numel())
+            return out
+
+    unit = NonLocal(C)
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        x = torch.randn(1, C, 12, 12).contiguous(memory_format=memory_format)
+        with Sizes() as sizes:
+            unit(x)
+        assert 0 < sizes.largest <= C * 144 < 144**2
+    assert as_tokens(torch.randn(1, 4, 3, 5)).is_contiguous()
+
+
+def test_each_pixels_weights_of_the_memory_are_positive_and_sum_to_one():
+    unit = drawn(UNITS["external"]())
+    x = torch.randn(B, C, H, W, dtype=torch.float64)
+    weights = unit.attend(x)
+    torch.testing.assert_close(weights.sum(1), torch.ones(B, H, W, dtype=torch.float64))
+    assert (weights > 0).all()
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_a_unit_learns_in_bfloat16_autocast(name: str):
+    torch.manual_seed(1)
+    unit, target = UNITS[name]().train(), torch.rand(B, C, H, W)
+    x = torch.rand(B, C, H, W)
+    losses = []
+    optimizer = torch.optim.SGD(unit.parameters(), lr=0.05)
+    for _ in range(8):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = F.mse_loss(unit(x).float(), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert all(torch.isfinite(parameter).all() for parameter in unit.parameters())
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: NonLocal(0), "channels must be at least 1, got channels=0"),
+        (
+            lambda: DoubleAttention(8, c_n=0),
+            "channels and c_m and c_n must be at least 1, got channels=8, c_m=2, c_n=0",
+        ),
+        (lambda: ExternalAttention(8, K=0), "channels and K must be at least 1, got channels=8, K=0"),
+        (lambda: Hamburger(8, K=4, T=0), "must be at least 1, got channels=8, K=4, T=0, T_eval=0"),
+        (lambda: Hamburger(8, T_eval=0), "must be at least 1, got channels=8, K=64, T=6, T_eval=0"),
+        (lambda: Hamburger(8, gradient="none"), "gradient must be last or full, got gradient='none'"),
+    ],
+)
+def test_senseless_values_are_refused(build: Callable[[], nn.Module], message: str):
+    with pytest.raises(ValueError, match=message):
+        build()

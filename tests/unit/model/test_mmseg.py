@@ -1,0 +1,221 @@
+"""mmsegmentation's EMANet: equal to that package's own outputs (golden file), and to the paper's where it is set so."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from torch import nn
+
+from emanet import EMANet
+from emanet.checkpoints.mmseg import load_mmseg_checkpoint, main
+from emanet.common.errors import ConfigError, WeightsError
+from emanet.config.instantiate import build_network
+from emanet.config.rules import check
+from emanet.config.schema import CONF_DIR, register
+from emanet.model.emau import EMAU
+from emanet.model.mmseg import MMSegEMANet, MMSegEMAU
+from golden.make_mmseg_golden import GOLDEN, IMAGE_SHAPE, draw, draw_all, sample
+
+PAPERS = {"eps": "added", "normalize_mean": False, "concat": False, "align_corners": True, "aux_weight": 0.0}
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict:
+    return json.loads(GOLDEN.read_text())
+
+
+@pytest.fixture(scope="module")
+def state(golden) -> dict[str, torch.Tensor]:
+    """A checkpoint under mmsegmentation's names."""
+    return {
+        key: value.float() if value.is_floating_point() else value for key, value in draw_all(golden["shapes"]).items()
+    }
+
+
+@pytest.fixture
+def net(state) -> MMSegEMANet:
+    """Our network with those weights, computing in float64 as the golden file's did, without dropout."""
+    net = load_mmseg_checkpoint(state).double()
+    for module in net.modules():
+        if isinstance(module, nn.Dropout2d):
+            module.p = 0.0
+    return net
+
+
+def assert_equal(ours: torch.Tensor, golden: list[float]) -> None:
+    assert len(golden) >= 200
+    assert np.abs(golden).max() > 1e-3
+    np.testing.assert_allclose(sample(ours), golden, rtol=1e-9, atol=1e-10)
+
+
+def test_logits_equal_mmsegmentations(net, golden):
+    with torch.no_grad():
+        assert_equal(net(draw("image", IMAGE_SHAPE)), golden["eval/logits"])
+
+
+def test_a_training_step_sees_the_same_logits_auxiliary_logits_and_leaves_the_same_bases(net, golden):
+    with torch.no_grad():
+        logits, mu, auxiliary = net.train()(draw("image", IMAGE_SHAPE), return_bases=True)
+        net.emau.update_bases(mu)
+    assert_equal(logits, golden["train/logits"])
+    assert_equal(auxiliary, golden["train/aux_logits"])
+    assert_equal(net.emau.mu, golden["train/bases_after"])
+
+
+def test_with_every_option_at_the_papers_value_it_is_the_papers_network():
+    paper = EMANet(5, backbone="resnet18", channels=32, K=8, multi_grid=None).eval()
+    ported = MMSegEMANet(5, backbone="resnet18", channels=32, K=8, bn_momentum=3e-4, **PAPERS).eval()
+    ported.load_state_dict(paper.state_dict())
+    image = torch.randn(2, 3, 49, 65)
+    logits, mu = paper(image, return_bases=True)
+    torch.testing.assert_close(ported(image, return_bases=True), (logits, mu), rtol=0, atol=0)
+    paper.emau.update_bases(mu)
+    ported.emau.update_bases(mu)
+    assert torch.equal(paper.emau.mu, ported.emau.mu)
+
+
+@pytest.mark.parametrize("option", ["eps", "normalize_mean", "concat", "align_corners", "aux_weight"])
+def test_each_named_option_changes_something(option):
+    torch.manual_seed(0)
+    base = MMSegEMANet(3, backbone="resnet18", channels=16, K=4, **PAPERS).double()
+    port = {"eps": "floor", "normalize_mean": True, "concat": True, "align_corners": False, "aux_weight": 0.4}
+    other = MMSegEMANet(3, backbone="resnet18", channels=16, K=4, **PAPERS | {option: port[option]}).double()
+    other.load_state_dict(base.state_dict(), strict=False)
+    image = torch.randn(2, 3, 33, 33, dtype=torch.float64)
+    outputs = []
+    for net in (base, other):
+        torch.manual_seed(1)
+        out = net.train()(image, return_bases=True)
+        net.emau.update_bases(out[1])
+        outputs.append((*out, net.emau.mu))
+    assert len(outputs[0]) != len(outputs[1]) or any(not torch.equal(a, b) for a, b in zip(*outputs, strict=True))
+
+
+def test_the_floor_leaves_bases_of_norm_one_and_the_added_eps_less():
+    x = torch.randn(1, 8, 5, 5, dtype=torch.float64) * 1e-3
+    floor, added = (MMSegEMAU(8, K=3, eps=eps).double() for eps in ("floor", "added"))
+    added.load_state_dict(floor.state_dict())
+    norms = [torch.linalg.vector_norm(unit.attend(x)[1], dim=1) for unit in (floor, added)]
+    torch.testing.assert_close(norms[0], torch.ones_like(norms[0]), rtol=0, atol=1e-12)
+    assert (norms[1] < 1 - 1e-9).all()
+
+
+def test_the_normalized_mean_enters_the_moving_average():
+    unit = MMSegEMAU(4, K=2, momentum=0.0).double()
+    unit.update_bases(torch.randn(3, 4, 2, dtype=torch.float64))
+    norms = torch.linalg.vector_norm(unit.mu, dim=1)
+    torch.testing.assert_close(norms, torch.ones_like(norms))
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_logits_before_upsampling_are_those_that_are_upsampled(align_corners: bool):
+    net = MMSegEMANet(4, backbone="resnet18", channels=8, K=3, dropout=0.0, align_corners=align_corners)
+    image = torch.randn(2, 3, 33, 33)
+    expected = net.eval()(image)
+    up = nn.functional.interpolate(net(image, low=True), (33, 33), mode="bilinear", align_corners=align_corners)
+    assert torch.equal(up, expected)
+    logits, _, auxiliary = net.train()(image, return_bases=True)
+    for full, low in zip((logits, auxiliary), net(image, return_bases=True, low=True)[::2], strict=True):
+        up = nn.functional.interpolate(low, (33, 33), mode="bilinear", align_corners=align_corners)
+        assert torch.equal(up, full)
+
+
+def test_gradients_reach_the_auxiliary_head_and_not_conv1():
+    net = MMSegEMANet(3, backbone="resnet26", channels=16, K=4).train()
+    logits, _, auxiliary = net(torch.randn(2, 3, 33, 33), return_bases=True)
+    (logits.sum() + auxiliary.sum()).backward()
+    without = {name for name, parameter in net.named_parameters() if parameter.grad is None}
+    assert without == {"emau.conv1.weight", "emau.conv1.bias"}
+
+
+def test_the_configuration_builds_the_port_and_refuses_wrong_values(golden):
+    register()
+    small = ["model=emanet_mmseg", "model.backbone=resnet50c", "model.pretrained=false"]
+    with initialize_config_dir(CONF_DIR, version_base="1.3"):
+        cfg = compose("train", overrides=small)
+        wrong = [
+            compose("train", overrides=[*small, override])
+            for override in ("model.eps=none", "model.aux_weight=-1", "model.norm=layer")
+        ]
+    check(cfg)
+    with torch.device("meta"):
+        net = build_network(cfg.model, 19)
+    assert type(net) is MMSegEMANet
+    buffers = ("running_mean", "running_var", "num_batches_tracked", "bases")
+    peer = sum(math.prod(shape) for name, shape in golden["shapes"].items() if not name.endswith(buffers))
+    assert sum(p.numel() for p in net.parameters()) == peer
+    messages = ("eps must be one of added, floor, got eps='none'", "aux_weight must be 0 .* got -1", "needs norm=l2")
+    for refused, message in zip(wrong, messages, strict=True):
+        with pytest.raises(ConfigError, match=message):
+            build_network(refused.model, 3)
+
+
+def test_a_checkpoint_says_its_own_size_parts_and_classes(state):
+    with_meta = {
+        "state_dict": state,
+        "meta": {"CLASSES": [f"c{i}" for i in range(19)], "PALETTE": [[i, 0, 0] for i in range(19)]},
+    }
+    net = load_mmseg_checkpoint(with_meta)
+    assert (net.backbone.name, net.num_classes, net.emau.K, net.aux_weights) == ("resnet50c", 19, 64, (0.4,))
+    assert net.description.class_names[3] == "c3"
+    bare = {
+        key: value for key, value in state.items() if not key.startswith(("auxiliary_head.", "decode_head.conv_cat"))
+    }
+    net = load_mmseg_checkpoint(bare)
+    assert net.aux is None
+    assert net.fc_cat is None
+    assert net.description is None
+
+
+def test_the_units_own_dilations_are_the_ports(state):
+    body = load_mmseg_checkpoint(state).backbone.body
+    dilations = {name: [block.conv2.dilation[0] for block in body[name]] for name in ("layer2", "layer3", "layer4")}
+    assert dilations == {"layer2": [1] * 4, "layer3": [1, 2, 2, 2, 2, 2], "layer4": [2, 4, 4]}  # contract_dilation
+
+
+def test_a_file_is_converted_to_a_folder_of_ours(state, tmp_path):
+    torch.save(
+        {"state_dict": state, "meta": {"dataset_meta": {"classes": tuple("abcdefghijklmnopqrs")}}}, tmp_path / "m.pth"
+    )
+    main([str(tmp_path / "m.pth"), str(tmp_path / "out")])
+    net = EMANet.from_pretrained(tmp_path / "out")
+    assert type(net) is MMSegEMANet
+    assert isinstance(net.emau, EMAU)
+    assert torch.equal(net.emau.mu, state["decode_head.ema_module.bases"])
+    assert net.description.class_names[:2] == ["a", "b"]
+
+
+class Hostile:
+    """Pickled, it would run code when read."""
+
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+def test_a_file_that_pickles_objects_is_refused_with_the_way_out_and_nothing_runs(state, tmp_path, capsys):
+    torch.save({"state_dict": {}, "message_hub": Hostile()}, tmp_path / "new.pth")
+    with pytest.raises(WeightsError, match=r"(?s)was refused.*weights_only=False.*weights.pth"):
+        load_mmseg_checkpoint(tmp_path / "new.pth")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("decode_head.conv_seg.weight"), "lacks decode_head.conv_seg.weight"),
+        (lambda state: state.pop("decode_head.bottleneck.bn.bias"), "missing keys: fc1.0.bn.bias"),
+        (lambda state: state.update({"decode_head.new.weight": torch.zeros(1)}), "unexpected keys: decode_head.new"),
+        (
+            lambda state: state.update({"decode_head.conv_seg.bias": torch.zeros(3)}),
+            r"fc2.bias \(3,\) instead of \(19,",
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(state, change, message):
+    wrong = dict(state)
+    change(wrong)
+    with pytest.raises(WeightsError, match=message):
+        load_mmseg_checkpoint(wrong)

@@ -1,0 +1,154 @@
+"""The network: the paper's counts and sizes, its parts in order, and its refusals."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from emanet import EMANet
+from tiny import CLASSES, tiny_net
+
+
+def millions(module: nn.Module) -> float:
+    """Parameters in millions, frozen ones included."""
+    return sum(p.numel() for p in module.parameters()) / 1e6
+
+
+@pytest.mark.parametrize(("backbone", "whole", "body"), [("resnet50s", 34.781, 23.632), ("resnet101s", 53.774, 42.624)])
+def test_parameters_are_as_many_as_the_authors(backbone: str, whole: float, body: float):
+    with torch.device("meta"):
+        net = EMANet(21, backbone=backbone)
+    assert millions(net) == pytest.approx(whole, abs=5e-4)
+    assert millions(net.backbone) == pytest.approx(body, abs=5e-4)
+    assert millions(net) - millions(net.backbone) == pytest.approx(11.150, abs=1e-3)
+    assert millions(net.emau) == pytest.approx(0.526, abs=5e-4)
+    assert net.emau.mu.numel() / 1e6 == pytest.approx(0.033, abs=5e-4)
+
+
+def test_the_defaults_are_the_papers_network():
+    with torch.device("meta"):
+        net = EMANet(21)
+    assert net.backbone.name == "resnet101s"
+    assert net.output_stride == 8
+    assert (net.emau.K, net.emau.T, net.emau.momentum, net.emau.norm) == (64, 3, 0.9, "l2")
+    assert (net.emau.maintenance, net.emau.gradient) == ("moving_average", "none")
+    assert net.fc0.conv.weight.shape == (512, 2048, 3, 3)
+    assert net.fc1[0].conv.weight.shape == (256, 512, 3, 3)
+    assert net.fc2.weight.shape == (21, 256, 1, 1)
+    assert net.fc0.conv.bias is net.fc1[0].conv.bias is None
+    assert isinstance(net.fc1[1], nn.Dropout2d)
+    assert net.fc1[1].p == 0.1
+
+
+@pytest.mark.parametrize("momentum", [3e-4, 0.1])
+def test_every_batch_norm_gets_the_momentum(momentum: float):
+    norms = [m for m in tiny_net(bn_momentum=momentum).modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert len(norms) > 10
+    assert {norm.momentum for norm in norms} == {momentum}
+
+
+@pytest.mark.parametrize("size", [(33, 33), (65, 49), (64, 50)])
+def test_logits_have_the_size_of_the_image(size: tuple[int, int]):
+    net = tiny_net().eval()
+    image = torch.randn(2, 3, *size)
+    logits, mu = net(image, return_bases=True)
+    assert logits.shape == (2, CLASSES, *size)
+    assert mu.shape == (2, 8, 3)
+    assert torch.equal(net(image), logits)
+
+
+def test_features_of_a_size_one_modulo_the_stride_keep_the_corners():
+    net = tiny_net().eval()
+    image = torch.randn(1, 3, 65, 49)
+    logits_low, _ = net.forward_low(image)
+    assert logits_low.shape[-2:] == (65 // 16 + 1, 49 // 16 + 1)
+    torch.testing.assert_close(net(image)[..., ::16, ::16], logits_low, rtol=1e-4, atol=1e-5)
+
+
+def test_logits_before_upsampling_are_those_that_are_upsampled():
+    net = tiny_net().eval()
+    image = torch.randn(1, 3, 65, 49)
+    logits_low, mu = net(image, return_bases=True, low=True)
+    assert torch.equal(net(image, low=True), logits_low)
+    logits = F.interpolate(logits_low, (65, 49), mode="bilinear", align_corners=net.align_corners)
+    assert torch.equal(logits, net(image))
+    assert torch.equal(mu, net(image, return_bases=True)[1])
+
+
+def test_the_parts_are_applied_in_the_papers_order():
+    net = tiny_net().eval()
+    image = torch.randn(1, 3, 33, 33)
+    x = net.fc0.bn(net.fc0.conv(net.backbone(image))).relu()
+    x, _ = net.emau(x)
+    x = net.fc2(net.fc1[0].bn(net.fc1[0].conv(x)).relu())
+    torch.testing.assert_close(net(image), F.interpolate(x, (33, 33), mode="bilinear", align_corners=True))
+
+
+def test_dropout_drops_whole_channels_in_training_only():
+    net = tiny_net(dropout=0.5)
+    ones = torch.ones(1, 256, 4, 4)
+    dropped = net.fc1[1].train()(ones)
+    assert set(dropped.unique().tolist()) == {0.0, 2.0}
+    assert all(len(channel.unique()) == 1 for channel in dropped[0])
+    assert torch.equal(net.fc1[1].eval()(ones), ones)
+
+
+def test_the_gradient_reaches_every_trainable_parameter_and_the_bases_stay():
+    net = tiny_net(gradient="last").train()
+    before = net.emau.mu.clone()
+    net(torch.randn(2, 3, 33, 33)).square().mean().backward()
+    assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
+    assert torch.equal(net.emau.mu, before)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "output_stride"),
+    [
+        ("resnet18", 8),
+        ("convnext_atto", 16),
+        ("tf_efficientnet_lite0", 16),
+        ("test_vit", 16),
+        ("swin_tiny_patch4_window7_224", 32),
+    ],
+)
+def test_a_step_of_training_works_with_other_families(backbone: str, output_stride: int):
+    net = EMANet(CLASSES, backbone=backbone, output_stride=output_stride, channels=16, K=4).train()
+    stem = next(p for p in net.backbone.parameters() if p.ndim == 4)
+    logits = net(torch.randn(2, 3, 65, 49))
+    assert logits.shape == (2, CLASSES, 65, 49)
+    logits.square().mean().backward()
+    assert stem.grad.abs().max() > 0
+
+
+def test_channels_last_gives_the_same_logits():
+    net = tiny_net().eval()
+    image = torch.randn(2, 3, 33, 33)
+    expected = net(image)
+    net = net.to(memory_format=torch.channels_last)
+    got = net(image.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_autocast_trains_and_keeps_the_bases_in_float32():
+    net = tiny_net().train()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, mu = net(torch.randn(2, 3, 33, 33), return_bases=True)
+    logits.float().square().mean().backward()
+    net.emau.update_bases(mu)
+    assert net.emau.mu.dtype == torch.float32
+    assert net.emau.mu.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
+        ({"bn_momentum": 1.5}, "share of the new statistics, 0..1, got 1.5"),
+        ({"K": 0}, "K must be at least 1, got K=0"),
+        ({"backbone": "resnet101z"}, "unknown backbone 'resnet101z'"),
+        ({"output_stride": 4}, "output_stride must be one of .* got 4"),
+    ],
+)
+def test_senseless_values_are_refused(options: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        EMANet(**{"num_classes": 3, "backbone": "test_resnet", "output_stride": 16, "channels": 8, "K": 3, **options})
