@@ -23,6 +23,7 @@ PARTS = {
     "extractor.5.": "backbone.body.layer2.",
     "extractor.6.": "backbone.body.layer3.",
     "extractor.7.": "backbone.body.layer4.",
+    "emau.": "head.",
 }
 BACKBONES = {6: "resnet50s", 23: "resnet101s", 36: "resnet152s"}  # by the number of blocks in the third stage
 COUNTER = "num_batches_tracked"  # of batch norms; absent in checkpoints of PyTorch before 0.4.1, and never used here
@@ -66,7 +67,7 @@ def to_reference_state_dict(net: EMANet) -> dict[str, Tensor]:
     Raises:
         WeightsError: for a backbone or a head that the authors' code does not have.
     """
-    if net.head is not None:
+    if net.head_name != "ema":
         raise WeightsError("the authors' layout holds networks with head=ema only; net.save_pretrained keeps any other")
     if net.backbone.name not in BACKBONES.values():
         raise WeightsError(

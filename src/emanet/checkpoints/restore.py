@@ -21,7 +21,6 @@ from emanet.data.datasets import ade20k, cityscapes, coco_stuff, voc
 from emanet.data.datasets.pascal_context import PascalContext
 from emanet.data.palettes import spread_palette
 from emanet.model.backbone import input_statistics
-from emanet.model.heads import EMA, check_asked
 from emanet.model.hub import ARCHITECTURES, Description
 from emanet.model.network import EMANet
 from emanet.model.weights import load_weights, unwrap_state_dict
@@ -65,7 +64,6 @@ def restore(checkpoint: str | Path, model: Mapping[str, Any] | None = None) -> R
     described = stored.description
     names = tuple(described.class_names)
     before, wanted = stored.settings["model"], dict(model or {})
-    check_asked(before.get("head", EMA), [key for key in wanted if wanted[key] != before.get(key, wanted[key])])
     net = restore_network(stored, before | wanted, num_classes=len(names))
     mean, std = input_statistics(net.backbone.name)
     palette = spread_palette(len(names)) if described.palette is None else np.array(described.palette, np.uint8)

@@ -6,6 +6,7 @@ from omegaconf import OmegaConf
 
 from emanet.checkpoints.restore import read_stored
 from emanet.config.schema import CONF_DIR
+from emanet.model.heads import HEADS
 
 
 def stored_settings(path: str) -> dict[str, Any]:
@@ -13,11 +14,14 @@ def stored_settings(path: str) -> dict[str, Any]:
     stored = read_stored(path).settings
     if "trainer" in stored:
         stored = stored | {"trainer": evaluating(stored["trainer"])}
-    defaults = {"model": "emanet", "trainer": "default"}
-    return stored | {
-        group: OmegaConf.merge(OmegaConf.load(f"{CONF_DIR}/{group}/{name}.yaml"), stored.get(group, {}))
-        for group, name in defaults.items()
-    }
+    model = stored.get("model", {})
+    files = {"model": ["model/emanet"], "trainer": ["trainer/default"]}
+    if model.get("head", "ema") in HEADS:
+        files["model"].append(f"head/{model.get('head', 'ema')}")
+    for group, names in files.items():
+        defaults = [OmegaConf.load(f"{CONF_DIR}/{name}.yaml") for name in names]
+        stored = stored | {group: OmegaConf.merge(*defaults, stored.get(group, {}))}
+    return stored
 
 
 def evaluating(trainer: dict[str, Any]) -> dict[str, Any]:

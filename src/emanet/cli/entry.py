@@ -18,13 +18,11 @@ from emanet.cli.launch import in_lightning_child, needs_own_process, place_proce
 from emanet.common.errors import ConfigError, EMANetError
 from emanet.common.interrupts import InterruptedRunError
 from emanet.common.processes import quote
-from emanet.config.schema import MMSegModelConfig, ModelConfig, TrainerConfig, register
+from emanet.config.schema import TrainerConfig, register
 from emanet.studies.study import record_failure
 from emanet.training.resume import AUTO
 
 log = logging.getLogger(__name__)
-
-MODEL_SCHEMAS = {"emanet.model.mmseg.MMSegEMANet": MMSegModelConfig}  #: of networks with more arguments than EMANet
 
 
 def start(main: Callable[[], Any], prepare: Callable[[list[str]], list[str]]) -> None:
@@ -47,7 +45,6 @@ def entry_point(job: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]
     @functools.wraps(job)
     def wrapped(cfg: DictConfig) -> Any:
         try:
-            check_head(cfg)
             return run_alone() if needs_own_process(cfg) else write_result(job(cfg))
         except InterruptedRunError as error:
             log.error("%s", error)
@@ -69,20 +66,6 @@ def entry_point(job: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]
             sys.exit(1)
 
     return wrapped
-
-
-def check_head(cfg: DictConfig) -> None:
-    """Refuse keys of the command line that the chosen head does not know; a file may set them for any head.
-
-    Raises:
-        ConfigError: see :func:`emanet.model.heads.check_asked`.
-    """
-    names = [item.partition("=")[0].lstrip("+~") for item in HydraConfig.get().overrides.task]
-    asked = [name.removeprefix("model.") for name in names if name.startswith("model.")]
-    if asked and "model" in cfg:
-        from emanet.model.heads import check_asked  # importing torch takes seconds
-
-        check_asked(cfg.model.head, asked)
 
 
 def run_dir() -> Path:
@@ -164,8 +147,7 @@ def register_stored(checkpoint: str | None) -> None:
 
         stored = stored_settings(checkpoint)
     store = ConfigStore.instance()
-    model = stored.get("model", {})
-    schemas: dict[str, Any] = {"model": MODEL_SCHEMAS.get(model.get("_target_"), ModelConfig), "trainer": TrainerConfig}
+    schemas: dict[str, Any] = {"trainer": TrainerConfig}
     for group in ("dataset", "model", "trainer"):
         node = OmegaConf.structured(schemas[group]) if group in schemas else OmegaConf.create({})
         store.store(group=group, name="stored", node=OmegaConf.merge(node, stored.get(group, {})))

@@ -105,7 +105,7 @@ def evaluate_iterations(
     if not cfg.T_evals:
         return
     trainer = build_trainer(cfg, run_dir, callbacks=[], loggers=[])
-    unit = task.net.emau if task.net.head is None else task.net.head
+    unit = task.net.head
     scores, before = {}, unit.T_eval
     for T in cfg.T_evals:
         unit.T_eval = T

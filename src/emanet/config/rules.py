@@ -2,12 +2,10 @@
 
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from emanet.common.errors import ConfigError
-from emanet.model.emau import EMAU
-from emanet.model.heads import EMA, EMA_KEYS, NAMES, check_asked, check_head
+from emanet.model.heads import HEADS, check_head
 
 
 def check(cfg: DictConfig) -> None:
@@ -22,11 +20,9 @@ def check(cfg: DictConfig) -> None:
         if _present(cfg, key) and not _is_accepted(OmegaConf.select(cfg, key), accepts)
     ]
     mistakes += [text for text, is_made in TOGETHER if is_made(cfg)]
-    if "model" in cfg and cfg.model.head in NAMES:
+    if cfg.get("model"):
         try:
             check_model(cfg.model)
-            if cfg.get("T_evals"):
-                check_asked(cfg.model.head, ["T_eval"])
         except (ValueError, ConfigError) as error:
             mistakes.append(f"model: {error}")
     if mistakes:
@@ -39,14 +35,9 @@ def check_model(model: DictConfig) -> None:
     Raises:
         ValueError: with what was got and what is allowed.
     """
-    options = {key: model[key] for key in ("channels", *EMA_KEYS)}
-    if model.head == EMA:
-        with torch.device("meta"):
-            EMAU(**options | {"gradient": model.gradient or "none"})
-    elif model._target_.endswith(".MMSegEMANet"):
-        raise ValueError(f"MMSegEMANet has head=ema alone, got head={model.head}: use model=emanet")
-    else:
-        check_head(model.head, **options)
+    own = {"_target_", "head", "backbone", "output_stride", "multi_grid", "pretrained", "dropout", "bn_momentum"}
+    own |= {"concat", "align_corners", "aux_weight"}
+    check_head(model.head, {str(key): value for key, value in model.items() if key not in own})
 
 
 def _present(cfg: DictConfig, key: str) -> bool:
@@ -117,7 +108,7 @@ TOGETHER: list[tuple[str, Any]] = [
 RULES: list[tuple[str, str, Any]] = [
     ("seed", "an integer from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32),
     ("T_evals", "a list of numbers of EM iterations, each at least 1", lambda value: all(map(_is_count, value))),
-    ("model.head", *_one_of(*NAMES)),
+    ("model.head", *_one_of(*HEADS)),
     ("model.output_stride", "8, 16 or 32", lambda value: value in (8, 16, 32)),
     ("model.pretrained", "true, false or a path", lambda value: isinstance(value, bool | str) and value != ""),
     ("model.dropout", "a share below 1", lambda value: 0 <= value < 1),

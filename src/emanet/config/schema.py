@@ -19,39 +19,6 @@ CONF_DIR = str(PROJECT_ROOT / "conf")
 
 
 @dataclass
-class ModelConfig:
-    """The network (group ``model``): the arguments of :class:`emanet.EMANet`."""
-
-    _target_: str = MISSING
-    backbone: str = MISSING  # timm model name
-    output_stride: int = MISSING  # input pixels per feature: 8, 16 or 32
-    multi_grid: list[int] | None = MISSING  # dilation factors of a ResNet's last stage
-    pretrained: Any = MISSING  # true: timm's ImageNet weights; a path: a local file; false: random start
-    head: str = MISSING  # ema, the paper's, or a rival: docs/heads.md; refuses the keys below that it does not know
-    channels: int = MISSING  # width of the head
-    K: int = MISSING  # number of bases
-    T: int = MISSING  # EM iterations in training
-    T_eval: int | None = MISSING  # EM iterations in evaluation; null: T
-    momentum: float = MISSING  # bases: share of the old ones kept at an update
-    norm: str = MISSING  # of the bases after an M-step: l2 | layer | none
-    maintenance: str = MISSING  # of the bases over training: moving_average | backprop | none
-    gradient: str | None = MISSING  # EM iterations that autograd sees: none | last | full; null: none, of ham last
-    dropout: float = MISSING  # share of fc1's channels dropped
-    bn_momentum: float = MISSING  # batch norm: share of the new statistics
-
-
-@dataclass
-class MMSegModelConfig(ModelConfig):
-    """The network of ``model=emanet_mmseg``: the further arguments of :class:`emanet.model.mmseg.MMSegEMANet`."""
-
-    eps: str = MISSING  # of the norms in the EM: added (the paper's) | floor
-    normalize_mean: bool = MISSING  # L2-normalize the batch's mean bases before the moving average
-    concat: bool = MISSING  # join the backbone's features before the classifier
-    align_corners: bool = MISSING  # of the upsampled logits
-    aux_weight: float = MISSING  # loss of the auxiliary head; 0: none
-
-
-@dataclass
 class OptimConfig:
     """SGD and its schedule (group ``optim``)."""
 
@@ -135,7 +102,7 @@ class TrainConfig:
     swept: list[str] = field(default_factory=list)  # keys whose values tell the runs of a study apart
     T_evals: list[int] = field(default_factory=list)  # EM iterations to evaluate the trained network with as well
     dataset: Any = MISSING
-    model: ModelConfig = MISSING
+    model: Any = MISSING
     optim: OptimConfig = MISSING
     loss: LossConfig = MISSING
     trainer: TrainerConfig = MISSING
@@ -153,7 +120,7 @@ class EvalConfig:
     split: str | None = None  # null: the split that training validated on
     seed: int = 0
     dataset: Any = MISSING
-    model: ModelConfig = MISSING
+    model: Any = MISSING
     trainer: TrainerConfig = MISSING
     eval: InferenceConfig = MISSING
     paths: PathsConfig = MISSING
@@ -175,7 +142,7 @@ class PredictConfig:
     device: str = MISSING  # auto | cpu | cuda | cuda:1 | ...
     seed: int = 0
     dataset: Any = MISSING
-    model: ModelConfig = MISSING
+    model: Any = MISSING
     eval: InferenceConfig = MISSING
     paths: PathsConfig = MISSING
 
@@ -189,7 +156,7 @@ class ComplexityConfig:
     num_classes: int = MISSING
     heads: bool = MISSING  # also what every head would cost
     json: str | None = MISSING  # file for the rows; null: only the table
-    model: ModelConfig = MISSING
+    model: Any = MISSING
 
 
 @dataclass
@@ -226,7 +193,6 @@ def register() -> None:
     store.store(name="complexity_schema", node=ComplexityConfig)
     store.store(name="search_schema", node=SearchConfig)
     store.store(name="dashboard_schema", node=DashboardConfig)
-    store.store(group="model", name="mmseg_schema", node=MMSegModelConfig)
     OmegaConf.register_new_resolver("last_checkpoint", last_checkpoint, replace=True)
 
 

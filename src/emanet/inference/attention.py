@@ -33,9 +33,8 @@ def base_maps(net: Any, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h
         ConfigError: for a network without bases.
     """
     check_bases(net)
-    features = net.fc0(net.backbone(pad_to_stride(image, net.output_stride)))
-    z, _ = net.emau.attend(features)
-    return z.transpose(1, 2).unflatten(2, features.shape[-2:]).float()
+    z, _, size = net.attend(pad_to_stride(image, net.output_stride))
+    return z.transpose(1, 2).unflatten(2, size).float()
 
 
 def check_bases(net: Any) -> None:
@@ -44,8 +43,8 @@ def check_bases(net: Any) -> None:
     Raises:
         ConfigError: says what it is instead.
     """
-    if not hasattr(getattr(net, "emau", None), "attend"):
-        got = type(net).__name__ + (" with another head" if getattr(net, "head", None) is not None else "")
+    if not getattr(net, "has_bases", False):
+        got = getattr(net, "head_name", type(net).__name__)
         raise ConfigError(f"attention maps need a network with bases (head=ema), got {got}: leave attention out")
 
 

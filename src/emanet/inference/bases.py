@@ -49,14 +49,14 @@ class Look(NamedTuple):
 
 def has_bases(net: Any) -> bool:
     """Whether a network has an attention unit to look at."""
-    return isinstance(getattr(net, "emau", None), EMAU)
+    return isinstance(getattr(net, "head", None), EMAU)
 
 
 @torch.no_grad()
 def look(net: Any, image: Float[Tensor, "1 3 h w"]) -> Look:
     """Run a network in evaluation up to its attention unit, and the EM of the unit; changes nothing in it."""
     features = net.fc0(net.backbone(pad_to_stride(image, net.output_stride)))
-    unit: EMAU = net.emau
+    unit: EMAU = net.head
     z, mu = unit.attend(features)
     before: Tensor = unit.mu
     if unit.iterations > 1:

@@ -3,8 +3,9 @@
 import difflib
 import logging
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -48,10 +49,10 @@ class Backbone(nn.Module):
         pretrained: bool | str | Path = False,
     ) -> None:
         super().__init__()
-        level, options = find_level(name, output_stride)
+        level = find_level(name, output_stride)
         self.name = name
         self.output_stride = output_stride
-        body = create_features(name, pretrained=pretrained is True, out_indices=(level,), **options)
+        body = create_features(name, pretrained=pretrained is True, out_indices=(level.place,), **level.options)
         self.body = body
         self.channels = int(body.feature_info.channels()[-1])
         self.gives_nhwc = getattr(self.body, "output_fmt", None) == Format.NHWC
@@ -119,8 +120,17 @@ def check_name(name: str) -> None:
         raise ValueError(f"unknown backbone {name!r}: did you mean {close}?")
 
 
-def find_level(name: str, output_stride: int) -> tuple[int, dict]:
-    """Index of the deepest level with the wanted stride, and the options with which timm builds it.
+class Level(NamedTuple):
+    """A level of a backbone's features."""
+
+    place: int
+    channels: int
+    options: dict[str, Any]  #: with which timm builds it
+
+
+@lru_cache
+def find_level(name: str, output_stride: int) -> Level:
+    """The deepest level with the wanted stride.
 
     Raises:
         ValueError: where there is none; names the strides that there are and the families that can.
@@ -139,9 +149,9 @@ def find_level(name: str, output_stride: int) -> tuple[int, dict]:
             continue  # a family refuses an option that it does not know in its own way
         info = list(body.feature_info.info)
         reductions |= {level["reduction"] for level in info}
-        levels = [level["index"] for level in info if level["reduction"] == output_stride]
+        levels = [level for level in info if level["reduction"] == output_stride]
         if levels:
-            return levels[-1], options
+            return Level(levels[-1]["index"], levels[-1]["num_chs"], options)
     got = f"gives features at strides {sorted(reductions)}" if reductions else "gives no feature maps"
     raise ValueError(
         f"backbone {name!r} {got}, not at output_stride={output_stride}. Choose another stride, or a family that can "

@@ -99,7 +99,7 @@ class EMAU(nn.Module):
 
     def __init__(
         self,
-        channels: int,
+        channels: int = 512,
         *,
         K: int = 64,
         T: int = 3,

@@ -17,7 +17,6 @@ from torch import nn
 
 from emanet.common.errors import WeightsError
 from emanet.model.backbone import input_statistics
-from emanet.model.heads import EMA, check_asked
 from emanet.model.weights import load_weights, read_checkpoint
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
@@ -64,6 +63,7 @@ class HubMixin(ModelHubMixin):
     """
 
     description: Description | None = None
+    head_name: str
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Write weights and configuration; the card is the mixin's next step."""
@@ -76,7 +76,8 @@ class HubMixin(ModelHubMixin):
     def hub_config(self) -> dict[str, Any]:
         """What config.json holds: the class, its arguments, and the description with the input statistics filled in."""
         captured: Any = self._hub_mixin_config
-        model = dict(captured or {}) | {"pretrained": False}  # the weights file has the backbone's too
+        # the weights file has the backbone's too
+        model = dict(captured or {}) | {"pretrained": False, "head": self.head_name}
         described = self.description
         if described is not None and (described.mean is None or described.std is None):
             mean, std = input_statistics(model["backbone"])
@@ -117,7 +118,6 @@ class HubMixin(ModelHubMixin):
         architecture = getattr(importlib.import_module(ARCHITECTURES[name]), name)
         if not issubclass(architecture, cls):
             raise WeightsError(f"{model_id} holds a {name}, not a {cls.__name__}: use EMANet.from_pretrained")
-        check_asked(config["model"].get("head", EMA), overrides)
         net = architecture(**config["model"] | overrides)
         load_weights(net, read_checkpoint(path), source=str(path))
         if (described := config.get("description")) is not None:
@@ -159,8 +159,8 @@ def card_text(config: dict[str, Any]) -> str:
     """The card's text."""
     described, model = config["description"], config["model"]
     data, score, classes = "not stated", "not measured", f"{model['num_classes']}"
-    head = model.get("head", EMA)
-    method = "expectation-maximization attention" if head == EMA else f"the head {head} in place of the attention unit"
+    head = model["head"]
+    method = "expectation-maximization attention" if head == "ema" else f"head {head} in place of the attention unit"
     if described is not None:
         data, classes = described["dataset"], ", ".join(described["class_names"])
         if described["miou"] is not None:

@@ -2,27 +2,34 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from emanet.model.backbone import Backbone
-from emanet.model.emau import EMAU, Gradient, Maintenance, Norm
-from emanet.model.heads import EMA, build_head
+from emanet.common.checks import at_least_one, share
+from emanet.model.backbone import Backbone, find_level
+from emanet.model.heads import build_head, reads_backbone
 from emanet.model.heads.layers import conv_bn_relu
 from emanet.model.hub import HubMixin
 
 FC1_CHANNELS = 256  # of fc1, for every width of the attention unit (FACTS section 1)
 
 
+class Attention(NamedTuple):
+    """What an attention unit sees in a batch of images."""
+
+    z: Float[Tensor, "b n k"]  #: responsibilities of each feature pixel
+    mu: Float[Tensor, "b c k"]  #: each image's final bases
+    size: tuple[int, int]  #: height and width of the features, n = height * width
+
+
 class EMANet(nn.Module, HubMixin):
     """The paper's network: ``net(image) -> logits`` at the size of the image.
 
-    backbone -> fc0 (3x3, ``channels``) -> EMAU -> fc1 (3x3, 256) -> Dropout2d -> fc2 (1x1) -> bilinear upsampling with
-    aligned corners. Images of size 1 modulo ``output_stride`` keep pixels and features aligned. Another ``head`` stands
-    in place of EMAU (some of fc0 as well) and has no bases: ``mu`` is then of shape (b, 0, 0).
+    backbone -> fc0 (3x3, ``channels``) -> head -> fc1 (3x3, 256) -> Dropout2d -> fc2 (1x1) -> bilinear upsampling with
+    aligned corners. Images of size 1 modulo ``output_stride`` keep pixels and features aligned.
 
     Args:
         num_classes: number of classes.
@@ -30,17 +37,20 @@ class EMANet(nn.Module, HubMixin):
         output_stride: input pixels per feature: 8 (the paper's), 16 or 32.
         multi_grid: dilation factors of a ResNet's last stage, see :class:`~emanet.model.backbone.Backbone`.
         pretrained: ``True`` for timm's ImageNet weights, a path for a local file, ``False`` for none.
-        head: ``ema``, the paper's, or a rival of :mod:`emanet.model.heads`, which takes the options it knows.
+        head: ``ema``, the paper's, another name of :data:`emanet.model.heads.HEADS`, or a class.
         channels: width of the head: 512 or 256 in the paper.
-        K, T, T_eval, momentum, norm, maintenance, gradient: see :class:`~emanet.model.emau.EMAU`; a
-            ``gradient`` of ``None`` is the head's own default.
         dropout: share of fc1's channels dropped in training.
         bn_momentum: share of the *new* statistics in every batch norm's running mean, backbone included.
+        options: of the head, such as ``K``, ``T``, ``T_eval``, ``momentum`` of :class:`~emanet.model.emau.EMAU`.
 
     Raises:
-        ValueError: for values out of range, an unknown backbone, or one without features at the stride.
+        ValueError: for values out of range, options that the head does not have, an unknown backbone, or one without
+            features at the stride.
         WeightsError: for weights that cannot be fetched or do not fit.
     """
+
+    align_corners: bool = True  # of the upsampled logits
+    aux_weights: tuple[float, ...] = ()  # of the losses of auxiliary logits, which follow the bases in training
 
     def __init__(
         self,
@@ -50,83 +60,81 @@ class EMANet(nn.Module, HubMixin):
         output_stride: int = 8,
         multi_grid: Sequence[int] | None = (1, 2, 4),
         pretrained: bool | str | Path = False,
-        head: str = EMA,
+        head: str | type[nn.Module] = "ema",
         channels: int = 512,
-        K: int = 64,
-        T: int = 3,
-        T_eval: int | None = None,
-        momentum: float = 0.9,
-        norm: Norm = "l2",
-        maintenance: Maintenance = "moving_average",
-        gradient: Gradient | None = None,
         dropout: float = 0.1,
         bn_momentum: float = 3e-4,
+        **options: Any,
     ) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-        # The unit first: its settings are refused before a backbone is built or its weights are fetched.
-        options: dict[str, Any] = {"K": K, "T": T, "T_eval": T_eval}
-        emau = None
-        if head == EMA:
-            emau = EMAU(
-                channels,
-                momentum=momentum,
-                norm=norm,
-                maintenance=maintenance,
-                gradient=gradient or "none",
-                **options,
-            )
+        at_least_one(num_classes=num_classes)
+        share(dropout=dropout, bn_momentum=bn_momentum)
+        # The head first: its settings are refused before a backbone is built or its weights are fetched.
+        width = find_level(backbone, output_stride).channels
+        options["channels"] = channels
+        self.head: Any = build_head(head, in_channels=width, output_stride=output_stride, options=options)
+        self.head_name = head if isinstance(head, str) else f"{head.__module__}.{head.__qualname__}"
         self.num_classes = num_classes
         self.backbone = Backbone(backbone, output_stride=output_stride, multi_grid=multi_grid, pretrained=pretrained)
-        self.fc0: Any
-        self.head: Any = None
-        if emau is not None:
-            self.fc0 = conv_bn_relu(self.backbone.channels, channels)
-            self.emau = emau
-        else:
-            options |= {"gradient": gradient, "output_stride": output_stride}
-            self.fc0, self.head, channels = build_head(head, self.backbone.channels, channels, **options)
-        self.fc1 = nn.Sequential(conv_bn_relu(channels, FC1_CHANNELS), nn.Dropout2d(dropout))
+        self.fc0: nn.Module = nn.Identity()
+        if not reads_backbone(type(self.head)):
+            self.fc0 = conv_bn_relu(width, channels)
+        given: int = getattr(self.head, "out_channels", channels)
+        self.fc1 = nn.Sequential(conv_bn_relu(given, FC1_CHANNELS), nn.Dropout2d(dropout))
         self.fc2 = nn.Conv2d(FC1_CHANNELS, num_classes, 1)
         set_bn_momentum(self, bn_momentum)
-
-    align_corners: bool = True  # of the upsampled logits
 
     @property
     def output_stride(self) -> int:
         """Input pixels per feature."""
         return self.backbone.output_stride
 
-    def forward(
-        self, image: Float[Tensor, "b 3 h w"], return_bases: bool = False, low: bool = False
-    ) -> Float[Tensor, "b classes y x"] | tuple[Float[Tensor, "b classes y x"], Float[Tensor, "b c k"]]:
-        """Logits at the size of the image, or as they are at the output stride (``low``): whoever upsamples those takes
-        bilinear interpolation and :attr:`align_corners`. With ``return_bases`` also each image's final bases.
+    def forward(self, image: Float[Tensor, "b 3 h w"], return_bases: bool = False, low: bool = False) -> Any:
+        """Logits (b, classes, h, w) at the size of the image, or as they are at the output stride (``low``).
+
+        Whoever upsamples those takes bilinear interpolation and :attr:`align_corners`. With ``return_bases`` also each
+        image's final bases (b, c, k), ``None`` where the head has none.
         """
-        logits, mu = self.forward_low(image)
-        if not low:
-            logits = F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=self.align_corners)
+        logits, mu = self.classify(self.backbone(image))
+        logits = logits if low else self.upsample(logits, image)
         return (logits, mu) if return_bases else logits
 
-    def forward_low(
-        self, image: Float[Tensor, "b 3 H W"]
-    ) -> tuple[Float[Tensor, "b classes h w"], Float[Tensor, "b c k"]]:
-        """Logits at the output stride, and each image's final bases."""
-        x = self.fc0(self.backbone(image))
-        x, mu = self.emau(x) if self.head is None else (self.head(x), x.new_empty(len(x), 0, 0))
+    def classify(self, features: Float[Tensor, "b d h w"]) -> tuple[Float[Tensor, "b classes h w"], Tensor | None]:
+        """Logits at the output stride and final bases from the backbone's features."""
+        x, mu = self.head(self.fc0(features))
         return self.fc2(self.fc1(x)), mu
 
-    def update_bases(self, mu: Float[Tensor, "b c k"]) -> None:
-        """Move the stored bases towards the mean of ``mu``, once per optimizer step; another head has none to move."""
-        if self.head is None:
-            self.emau.update_bases(mu)
+    def upsample(
+        self, logits: Float[Tensor, "b classes h w"], image: Tensor
+    ) -> Float[Tensor, "b classes height width"]:
+        """Logits at the size of the image."""
+        return F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=self.align_corners)
+
+    @property
+    def has_bases(self) -> bool:
+        """Whether the head describes an image by bases, which :meth:`attend` gives."""
+        return hasattr(self.head, "update_bases")
+
+    def attend(self, image: Float[Tensor, "b 3 h w"]) -> Attention:
+        """Responsibilities and bases of images, for whoever draws or measures them.
+
+        Raises:
+            ValueError: for a head without bases.
+        """
+        if not self.has_bases:
+            raise ValueError(f"head={self.head_name} has no bases: attention is that of head=ema")
+        x = self.fc0(self.backbone(image))
+        z, mu = self.head.attend(x)
+        return Attention(z, mu, (x.shape[2], x.shape[3]))
+
+    def update_bases(self, mu: Tensor | None) -> None:
+        """Move the stored bases towards the mean of ``mu``, once per optimizer step; no bases, nothing to move."""
+        if mu is not None and self.has_bases:
+            self.head.update_bases(mu)
 
 
 def set_bn_momentum(net: nn.Module, momentum: float) -> None:
     """Set the momentum of every batch norm, in place."""
-    if not 0 <= momentum <= 1:
-        raise ValueError(f"bn_momentum is the share of the new statistics, 0..1, got {momentum}")
     for module in net.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = momentum

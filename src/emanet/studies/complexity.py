@@ -26,12 +26,12 @@ from emanet.common.errors import ConfigError
 from emanet.config.instantiate import build_network
 from emanet.config.rules import check
 from emanet.config.schema import PROJECT_ROOT
-from emanet.model.heads import NAMES
+from emanet.model.heads import HEADS
 from emanet.model.network import EMANet
 
 PUBLISHED = PROJECT_ROOT / "docs" / "published.yaml"
 PUBLISHED_SIZE = 513
-PUBLISHED_PARTS = ("fc0", "emau", "head")  # what the published overhead counts, with the bases (FACTS section 2)
+PUBLISHED_PARTS = ("fc0", "head")  # what the published overhead counts, with the bases (FACTS section 2)
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def overheads(net: EMANet, costs: Sequence[Cost]) -> list[Cost]:
     parts = {cost.name: cost for cost in costs}
     published = [parts[name] for name in PUBLISHED_PARTS if name in parts]
     head = [cost for cost in costs if cost.name not in ("backbone", "total")]
-    bases = 0 if net.head is not None or isinstance(net.emau.mu, nn.Parameter) else net.emau.mu.numel()
+    bases = sum(buffer.numel() for name, buffer in net.head.named_buffers() if name == "mu")
     return [
         Cost(name, sum(c.params for c in chosen) + bases, sum(c.macs for c in chosen), max(c.memory for c in chosen))
         for name, chosen in (("overhead as published", published), ("overhead, whole head", head))
@@ -188,9 +188,10 @@ def build_on_meta(**options: Any) -> EMANet:
 def head_costs(model: DictConfig, num_classes: int, height: int, width: int) -> list[Cost]:
     """What every head would add to the configured network's backbone, counted in both ways."""
     rows = []
-    for name in NAMES:
+    for name in HEADS:
         with torch.device("meta"):
-            net = build_network(OmegaConf.merge(model, {"head": name}), num_classes)  # type: ignore[arg-type]
+            common = {key: model[key] for key in ("backbone", "output_stride", "multi_grid", "channels")}
+            net = EMANet(num_classes, head=name, **common)
         added = overheads(net, measure(net, height, width))
         rows += [replace(cost, name=f"{name}: {cost.name}") for cost in added]
     return rows

@@ -118,8 +118,8 @@ class SegmentationTask(L.LightningModule):
         # A constant on all devices; keeps the loss at a size that float16 can scale.
         pixels_per_image = mask.shape[-2] * mask.shape[-1]
         if self._window is None:
-            self._window = StepWindow(mu, pixels_per_image)
-        self._window.add(total.detach(), count, mu.detach())
+            self._window = StepWindow(mu, total.detach(), pixels_per_image)
+        self._window.add(total.detach(), count, len(mask), None if mu is None else mu.detach())
         return total / pixels_per_image
 
     def loss_terms(self, logits_low: Tensor, mask: Tensor) -> LossTerms:
@@ -143,7 +143,7 @@ class SegmentationTask(L.LightningModule):
         self.log("train/loss", loss)
         self.log("train/lr", torch.tensor(optimizer.param_groups[0]["lr"], dtype=torch.float32))
         if self.judge is None or self.judge(loss, mean_mu):
-            self.net.update_bases(mean_mu)
+            self.net.update_bases(mean_mu if mean_mu.numel() else None)
         else:  # without gradients the optimizer moves nothing, by momentum and weight decay neither
             optimizer.zero_grad(set_to_none=True)
 
@@ -187,18 +187,20 @@ class SegmentationTask(L.LightningModule):
 class StepWindow:
     """Sums over the batches of one optimizer step on this device, and their reduction over all devices."""
 
-    def __init__(self, mu: Tensor, pixels_per_image: int) -> None:
+    def __init__(self, mu: Tensor | None, total: Tensor, pixels_per_image: int) -> None:
         self.pixels_per_image = pixels_per_image
+        mu = total.new_zeros(1, 0) if mu is None else mu  # without bases an empty sum
         self.mu_sum = torch.zeros_like(mu[0], dtype=torch.promote_types(mu.dtype, torch.float32))
         self.numbers = self.mu_sum.new_zeros(3)  # loss total, loss count, images
 
-    def add(self, total: Tensor, count: Tensor, mu: Tensor) -> None:
-        """Add a batch: its loss terms and its images' final bases (b, c, k)."""
-        self.mu_sum += mu.sum(0)
-        self.numbers += torch.stack([total, count, total.new_full((), mu.shape[0])])
+    def add(self, total: Tensor, count: Tensor, images: int, mu: Tensor | None) -> None:
+        """Add a batch: its loss terms, its number of images and their final bases (b, c, k)."""
+        if mu is not None:
+            self.mu_sum += mu.sum(0)
+        self.numbers += torch.stack([total, count, total.new_full((), images)])
 
     def reduce(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Global mean loss, what it was divided by, and the mean bases (1, c, k)."""
+        """Global mean loss, what it was divided by, and the mean bases (1, c, k), empty where there are none."""
         flat = torch.cat([self.mu_sum.flatten(), self.numbers])
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(flat)

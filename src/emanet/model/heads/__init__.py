@@ -1,102 +1,95 @@
-"""Rival heads, behind the interface of the paper's: ``model.head=NAME``.
+"""Heads: what stands between the backbone and the classifier, the paper's attention unit like every rival.
 
-A head stands between the backbone and fc1. Units take the place of the paper's, behind fc0: (b, c, h, w) to the same.
-Contexts take fc0's as well: the backbone's features (b, d, h, w) to (b, c, h, w). Backbone, fc1, classifier, data, loss
-and schedule stay, so that heads are compared in one harness. ``ema``, the paper's, is in :class:`emanet.EMANet` itself.
+A head is ``head(x) -> (y, mu)``: features (b, c, h, w) and each image's final bases (b, c, k), or ``None`` where there
+are none. A *unit* works behind the paper's fc0, on ``channels`` channels, which it keeps. A head whose constructor
+names ``in_channels`` takes fc0's place as well: it reads the backbone's features (b, d, h, w), and its ``out_channels``
+says what it gives. ``output_stride`` is handed to constructors that name it. Every other argument of the constructor is
+an option that the configuration can set. A head that keeps state over training has ``update_bases(mu)``.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+import inspect
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
-from emanet.common.errors import ConfigError
+from emanet.common.checks import one_of
+from emanet.model.emau import EMAU
 from emanet.model.heads.a2 import DoubleAttention
 from emanet.model.heads.deeplabv3 import ASPP
+from emanet.model.heads.ema_mmseg import MMSegEMAU
 from emanet.model.heads.external import ExternalAttention
+from emanet.model.heads.fcn import Plain
 from emanet.model.heads.ham import Hamburger
-from emanet.model.heads.layers import check_counts, conv_bn_relu
 from emanet.model.heads.nonlocal_ import NonLocal
 from emanet.model.heads.psp import PyramidPooling
 
-EMA = "ema"
-EMA_KEYS = ("K", "T", "T_eval", "momentum", "norm", "maintenance", "gradient")
-
-
-class Rival(NamedTuple):
-    """How a head is built, and which of the network's options it takes beside the channels."""
-
-    build: Callable[..., nn.Module]
-    takes: tuple[str, ...] = ()
-
-
-UNITS = {
-    "fcn": Rival(nn.Identity),  # fc0 and nothing behind it
-    "nonlocal": Rival(NonLocal),
-    "a2": Rival(DoubleAttention),
-    "ham": Rival(Hamburger, ("K", "T", "T_eval", "gradient")),
-    "external": Rival(ExternalAttention, ("K",)),
+HEADS: dict[str, type[nn.Module]] = {
+    "ema": EMAU,
+    "fcn": Plain,
+    "nonlocal": NonLocal,
+    "a2": DoubleAttention,
+    "psp": PyramidPooling,
+    "deeplabv3": ASPP,
+    "ham": Hamburger,
+    "external": ExternalAttention,
+    "ema_mmseg": MMSegEMAU,
 }
-CONTEXTS = {"psp": Rival(PyramidPooling), "deeplabv3": Rival(ASPP, ("output_stride",))}
-HEADS = UNITS | CONTEXTS
-NAMES = (EMA, *HEADS)
+GIVEN = ("in_channels", "output_stride")  #: by the network
 
 
-class Parts(NamedTuple):
-    """A built head."""
-
-    fc0: nn.Module  #: the paper's, or the identity in front of a context
-    head: nn.Module
-    channels: int  #: of the result
-
-
-def build_head(name: str, in_channels: int, channels: int, **options: Any) -> Parts:
-    """Build a rival head, and fc0 in front of it.
-
-    Args:
-        name: a key of ``HEADS``.
-        in_channels: of the backbone's features.
-        channels: width of the head.
-        options: any of the network's; those that the head does not take are left out, and ``None`` means its default.
+def find_head(head: str | type[nn.Module]) -> type[nn.Module]:
+    """The class of a head: of ours by its name, of a user's the class itself.
 
     Raises:
-        ValueError: for an unknown name, or values that the head refuses.
+        ValueError: for a name that is none of ours.
     """
-    if name not in HEADS:
-        raise ValueError(f"head must be one of {', '.join(NAMES)}, got head={name!r}")
-    check_counts(channels=channels)
-    build, takes = HEADS[name]
-    taken = {key: options[key] for key in takes if options.get(key) is not None}
-    if name in UNITS:
-        return Parts(conv_bn_relu(in_channels, channels), build(channels, **taken), channels)
-    context: Any = build(in_channels, channels=channels, **taken)
-    return Parts(nn.Identity(), context, context.out_channels)
+    if isinstance(head, str):
+        one_of(HEADS, head=head)
+        return HEADS[head]
+    return head
 
 
-def check_head(name: str, channels: int, **options: Any) -> None:
+def options_of(head: str | type[nn.Module]) -> dict[str, inspect.Parameter]:
+    """What a head can be told, by the name of the option."""
+    parameters = list(inspect.signature(find_head(head)).parameters.values())
+    return {p.name: p for p in parameters if p.name not in GIVEN and p.kind is not p.VAR_KEYWORD}
+
+
+def reads_backbone(head: type[nn.Module]) -> bool:
+    """Whether a head takes fc0's place as well."""
+    return "in_channels" in inspect.signature(head).parameters
+
+
+def build_head(
+    head: str | type[nn.Module], *, in_channels: int, output_stride: int, options: Mapping[str, Any]
+) -> nn.Module:
+    """Build a head.
+
+    Args:
+        head: a key of ``HEADS``, or a class.
+        in_channels: of the backbone's features.
+        output_stride: input pixels per feature.
+        options: see :func:`options_of`.
+
+    Raises:
+        ValueError: for a name or an option that is unknown, and for values that the head refuses.
+    """
+    kind, known = find_head(head), options_of(head)
+    if unknown := [name for name in options if name not in known]:
+        called = head if isinstance(head, str) else kind.__name__
+        owners = [name for name in HEADS if set(unknown) <= options_of(name).keys()]
+        raise ValueError(
+            f"head={called} has no option {' and '.join(unknown)}: it takes {', '.join(known)}"
+            + (f"; {' and '.join(unknown)} belongs to head={', '.join(owners)}" if owners else "")
+        )
+    given = {"in_channels": in_channels, "output_stride": output_stride}
+    named = inspect.signature(kind).parameters
+    return kind(**{name: value for name, value in given.items() if name in named}, **options)
+
+
+def check_head(head: str | type[nn.Module], options: Mapping[str, Any], *, output_stride: int = 8) -> None:
     """Refuse what :func:`build_head` would, at no cost and without drawing a random number."""
     with torch.device("meta"):
-        build_head(name, 1, channels, **options)
-
-
-def check_asked(name: str, asked: Iterable[str]) -> None:
-    """Refuse keys that somebody asked for and the head does not know: they would change nothing, silently.
-
-    Args:
-        name: of the head; an unknown one is left to others.
-        asked: keys of the model, such as ``K``.
-
-    Raises:
-        ConfigError: names the keys and the heads that know them.
-    """
-    known = {EMA: EMA_KEYS} | {rival: HEADS[rival].takes for rival in HEADS}
-    if name not in known:
-        return
-    unknown = [key for key in EMA_KEYS if key in set(asked) - set(known[name])]
-    if unknown:
-        owners = [f"{key} ({', '.join(head for head in NAMES if key in known[head])})" for key in unknown]
-        raise ConfigError(
-            f"model.head={name} does not know the key {' and '.join(owners)}: leave it out, or choose a head that "
-            "knows it, named in brackets"
-        )
+        build_head(head, in_channels=8, output_stride=output_stride, options=options)

@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from emanet.model.heads.layers import check_counts, conv_bn
+from emanet.common.checks import at_least_one
+from emanet.model.heads.layers import conv_bn
 
 
 class DoubleAttention(nn.Module):
@@ -24,20 +25,20 @@ class DoubleAttention(nn.Module):
         c_n: number of descriptors; ``None``: a quarter of the channels (our choice).
     """
 
-    def __init__(self, channels: int, *, c_m: int | None = None, c_n: int | None = None) -> None:
+    def __init__(self, channels: int = 512, *, c_m: int | None = None, c_n: int | None = None) -> None:
         super().__init__()
         quarter = max(channels // 4, 1)
         c_m = quarter if c_m is None else c_m
         c_n = quarter if c_n is None else c_n
-        check_counts(channels=channels, c_m=c_m, c_n=c_n)
+        at_least_one(channels=channels, c_m=c_m, c_n=c_n)
         self.a = nn.Conv2d(channels, c_m, 1, bias=False)
         self.b = nn.Conv2d(channels, c_n, 1, bias=False)
         self.v = nn.Conv2d(channels, c_n, 1)
         self.out = conv_bn(c_m, channels)
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    def forward(self, x: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], None]:
         """The input and each pixel's mixture of the image's descriptors."""
         maps = torch.softmax(self.b(x).flatten(2), dim=2)  # (b, c_n, n), each map sums to 1
         vectors = torch.softmax(self.v(x).flatten(2), dim=1)  # (b, c_n, n), each pixel's weights sum to 1
         descriptors = self.a(x).flatten(2) @ maps.transpose(1, 2)  # (b, c_m, c_n)
-        return x + self.out((descriptors @ vectors).unflatten(2, x.shape[-2:]))
+        return x + self.out((descriptors @ vectors).unflatten(2, x.shape[-2:])), None

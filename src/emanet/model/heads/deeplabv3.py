@@ -1,12 +1,13 @@
 """Atrous spatial pyramid pooling: convolutions of several dilations side by side."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from emanet.model.heads.layers import PooledContext, check_counts, conv_bn_relu
-
-DILATIONS = (12, 24, 36)  # at output stride 8; in input pixels they stay the same at other strides
+from emanet.common.checks import at_least_one
+from emanet.model.heads.layers import PooledContext, conv_bn_relu
 
 
 class ASPP(nn.Module):
@@ -19,20 +20,28 @@ class ASPP(nn.Module):
     Args:
         in_channels: of the backbone's features.
         channels: twice the width of each branch and of the result.
+        dilations: of the 3x3 convolutions at output stride 8; in input pixels they stay the same at other strides.
         output_stride: input pixels per feature, 8, 16 or 32.
     """
 
-    def __init__(self, in_channels: int, *, channels: int, output_stride: int = 8) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        channels: int = 512,
+        dilations: Sequence[int] = (12, 24, 36),
+        output_stride: int = 8,
+    ) -> None:
         super().__init__()
-        check_counts(channels=channels)
+        at_least_one(channels=channels, **{f"dilations[{i}]": value for i, value in enumerate(dilations)})
         width = max(channels // 2, 1)
         self.out_channels = width
         self.branches = nn.ModuleList([conv_bn_relu(in_channels, width, kernel=1)])
-        for dilation in DILATIONS:
-            self.branches.append(conv_bn_relu(in_channels, width, dilation=dilation * 8 // output_stride))
+        for dilation in dilations:
+            self.branches.append(conv_bn_relu(in_channels, width, dilation=max(dilation * 8 // output_stride, 1)))
         self.branches.append(PooledContext(in_channels, channels=width, bins=1))
         self.project = conv_bn_relu(len(self.branches) * width, width, kernel=1)
 
-    def forward(self, features: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c h w"]:
+    def forward(self, features: Float[Tensor, "b d h w"]) -> tuple[Float[Tensor, "b c h w"], None]:
         """Reduced features with context at several distances."""
-        return self.project(torch.cat([branch(features) for branch in self.branches], dim=1))
+        return self.project(torch.cat([branch(features) for branch in self.branches], dim=1)), None

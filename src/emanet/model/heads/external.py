@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from emanet.model.heads.layers import check_counts, conv_bn
+from emanet.common.checks import at_least_one
+from emanet.model.heads.layers import conv_bn
 
 
 class ExternalAttention(nn.Module):
@@ -22,9 +23,9 @@ class ExternalAttention(nn.Module):
         K: slots of each memory.
     """
 
-    def __init__(self, channels: int, *, K: int = 64) -> None:
+    def __init__(self, channels: int = 512, *, K: int = 64) -> None:
         super().__init__()
-        check_counts(channels=channels, K=K)
+        at_least_one(channels=channels, K=K)
         self.conv1 = nn.Conv2d(channels, channels, 1, bias=False)
         self.keys = nn.Conv2d(channels, K, 1, bias=False)  # memory M_k
         self.values = nn.Conv2d(K, channels, 1, bias=False)  # memory M_v
@@ -37,6 +38,6 @@ class ExternalAttention(nn.Module):
         weights = torch.softmax(torch.log_softmax(scores.flatten(2), dim=2), dim=1)
         return weights.view(scores.shape)
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    def forward(self, x: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], None]:
         """The input and each pixel's mixture of the second memory's slots."""
-        return torch.relu(x + self.conv2(self.values(self.attend(x))))
+        return torch.relu(x + self.conv2(self.values(self.attend(x)))), None

@@ -4,8 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from emanet.common.checks import at_least_one
 from emanet.model.emau import EPS, Gradient, e_step, normalize
-from emanet.model.heads.layers import check_counts, conv_bn
+from emanet.model.heads.layers import conv_bn
 
 
 def update(
@@ -58,10 +59,10 @@ class Hamburger(nn.Module):
     bases: Tensor
 
     def __init__(
-        self, channels: int, *, K: int = 64, T: int = 6, T_eval: int | None = None, gradient: Gradient = "last"
+        self, channels: int = 512, *, K: int = 64, T: int = 6, T_eval: int | None = None, gradient: Gradient = "last"
     ) -> None:
         super().__init__()
-        check_counts(channels=channels, K=K, T=T, T_eval=T if T_eval is None else T_eval)
+        at_least_one(channels=channels, K=K, T=T, T_eval=T if T_eval is None else T_eval)
         if gradient not in ("last", "full"):
             raise ValueError(
                 "a Hamburger learns its lower bread through the factorization, so gradient must be last or full, got "
@@ -79,7 +80,7 @@ class Hamburger(nn.Module):
         """Updates that the next forward runs."""
         return self.T if self.training or self.T_eval is None else self.T_eval
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    def forward(self, x: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], None]:
         """The input and its approximation of rank K."""
         pixels = torch.relu(self.lower(x)).flatten(2)
         kind = "cpu" if x.is_meta else x.device.type  # autocast knows no meta device
@@ -89,7 +90,7 @@ class Hamburger(nn.Module):
             start = normalize(start.to(pixels.dtype)).expand(len(pixels), -1, -1)
             bases, codes = factorize(pixels, start, T=self.iterations, gradient=self.gradient)
             y = bases @ codes.transpose(1, 2)
-        return torch.relu(x + self.upper(y.view(x.shape)))
+        return torch.relu(x + self.upper(y.view(x.shape))), None
 
     def extra_repr(self) -> str:
         """Show the unit's settings in ``print(net)``."""

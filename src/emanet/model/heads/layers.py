@@ -57,14 +57,3 @@ class PooledContext(nn.Module):
                 "trainer.sync_batchnorm=true on several GPUs"
             )
         return F.interpolate(self.reduce(pooled), size=features.shape[-2:], mode="bilinear", align_corners=True)
-
-
-def check_counts(**counts: int) -> None:
-    """Refuse counts below 1.
-
-    Raises:
-        ValueError: with all of them, by name.
-    """
-    if min(counts.values()) < 1:
-        got = ", ".join(f"{name}={value}" for name, value in counts.items())
-        raise ValueError(f"{' and '.join(counts)} must be at least 1, got {got}")

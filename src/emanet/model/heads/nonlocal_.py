@@ -4,7 +4,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from emanet.model.heads.layers import check_counts, conv_bn
+from emanet.common.checks import at_least_one
+from emanet.model.heads.layers import conv_bn
 
 
 class NonLocal(nn.Module):
@@ -22,9 +23,9 @@ class NonLocal(nn.Module):
         channels: channels c of the input and of the output.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int = 512) -> None:
         super().__init__()
-        check_counts(channels=channels)
+        at_least_one(channels=channels)
         inner = max(channels // 2, 1)
         self.theta = nn.Conv2d(channels, inner, 1)
         self.phi = nn.Conv2d(channels, inner, 1, bias=False)
@@ -32,11 +33,11 @@ class NonLocal(nn.Module):
         self.out = conv_bn(inner, channels)
         nn.init.zeros_(self.out.get_parameter("bn.weight"))
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    def forward(self, x: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], None]:
         """The input and what its pixels attend to."""
         query, key, value = (as_tokens(conv(x)) for conv in (self.theta, self.phi, self.g))
         y = F.scaled_dot_product_attention(query, key, value)  # never holds n x n weights
-        return x + self.out(y.squeeze(1).transpose(1, 2).unflatten(2, x.shape[-2:]))
+        return x + self.out(y.squeeze(1).transpose(1, 2).unflatten(2, x.shape[-2:])), None
 
 
 def as_tokens(x: Float[Tensor, "b m h w"]) -> Float[Tensor, "b 1 n m"]:

@@ -1,12 +1,13 @@
 """Pyramid pooling: means over the image at four scales beside the features."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from emanet.model.heads.layers import PooledContext, check_counts, conv_bn_relu
-
-BINS = (1, 2, 3, 6)
+from emanet.common.checks import at_least_one
+from emanet.model.heads.layers import PooledContext, conv_bn_relu
 
 
 class PyramidPooling(nn.Module):
@@ -18,16 +19,17 @@ class PyramidPooling(nn.Module):
     Args:
         in_channels: of the backbone's features.
         channels: of the result; the paper's 512.
+        bins: cells along each side, a level of the pyramid for each.
     """
 
-    def __init__(self, in_channels: int, *, channels: int) -> None:
+    def __init__(self, in_channels: int, *, channels: int = 512, bins: Sequence[int] = (1, 2, 3, 6)) -> None:
         super().__init__()
-        check_counts(channels=channels)
-        quarter = max(in_channels // len(BINS), 1)
+        at_least_one(channels=channels, **{f"bins[{i}]": count for i, count in enumerate(bins)})
+        quarter = max(in_channels // len(bins), 1)
         self.out_channels = channels
-        self.pyramid = nn.ModuleList(PooledContext(in_channels, channels=quarter, bins=bins) for bins in BINS)
-        self.bottleneck = conv_bn_relu(in_channels + len(BINS) * quarter, channels)
+        self.pyramid = nn.ModuleList(PooledContext(in_channels, channels=quarter, bins=count) for count in bins)
+        self.bottleneck = conv_bn_relu(in_channels + len(bins) * quarter, channels)
 
-    def forward(self, features: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c h w"]:
+    def forward(self, features: Float[Tensor, "b d h w"]) -> tuple[Float[Tensor, "b c h w"], None]:
         """Reduced features with the context of the pyramid."""
-        return self.bottleneck(torch.cat([features, *(level(features) for level in self.pyramid)], dim=1))
+        return self.bottleneck(torch.cat([features, *(level(features) for level in self.pyramid)], dim=1)), None

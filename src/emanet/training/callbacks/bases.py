@@ -117,4 +117,4 @@ class BasesMonitor(ImageListener):
 
 def stored_bases(net: Any) -> Float[Tensor, "c k"]:
     """The stored bases of a network, in float64 on the host."""
-    return net.emau.mu[0].detach().cpu().double()
+    return net.head.mu[0].detach().cpu().double()
