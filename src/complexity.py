@@ -6,22 +6,23 @@ python src/complexity.py heads=true                            every head of doc
 python src/complexity.py model=emanet_mmseg
 """
 
-import hydra
-from omegaconf import DictConfig
+from typing import Any
 
-from emanet.cli.entry import entry_point
-from emanet.config.schema import CONF_DIR, register
+import hydra
+
+from emanet.cli.arguments import prepare
+from emanet.cli.entry import entry_point, start
+from emanet.config.schema import CONF_DIR
 
 
 @hydra.main(version_base="1.3", config_path=CONF_DIR, config_name="complexity")
 @entry_point
-def main(cfg: DictConfig) -> None:
+def main(cfg: dict[str, Any]) -> None:
     """Measure one configuration."""
-    from emanet.studies.complexity import report  # after the configuration stands: importing torch takes seconds
+    from emanet.studies.complexity import report
 
     report(cfg)
 
 
 if __name__ == "__main__":
-    register()
-    main()
+    start(main, prepare)

@@ -6,31 +6,24 @@ python src/prepare.py dataset=cityscapes source=DIR   from archives downloaded b
 python src/prepare.py dataset=all                     all of them; again: goes on where it stopped
 """
 
-import hydra
-from omegaconf import DictConfig
+from typing import Any
 
+import hydra
+
+from emanet.cli.arguments import prepare
 from emanet.cli.entry import entry_point, start
-from emanet.config.data_schema import register_data_schemas
 from emanet.config.schema import CONF_DIR
 
 
 @hydra.main(version_base="1.3", config_path=CONF_DIR, config_name="prepare")
 @entry_point
-def main(cfg: DictConfig) -> None:
+def main(cfg: dict[str, Any]) -> None:
     """Prepare one benchmark or all."""
-    from emanet.data.preparing.job import prepare
+    from emanet.data.preparing.job import prepare as get_ready
 
-    prepare(
-        cfg.dataset.name,
-        data_dir=cfg.paths.data_dir,
-        root=cfg.dataset.root,
-        source=cfg.source,
-        parts=None if cfg.parts is None else list(cfg.parts),
-        dry_run=cfg.dry_run,
-        strict_counts=cfg.strict_counts,
-        keep_archives=cfg.keep_archives,
-    )
+    dataset, paths = cfg.pop("dataset"), cfg.pop("paths")
+    get_ready(dataset["name"], data_dir=paths["data_dir"], root=dataset["root"], **cfg)
 
 
 if __name__ == "__main__":
-    start(main, register_data_schemas)
+    start(main, prepare)

@@ -7,22 +7,23 @@ python src/report.py runs=docs/ablations/runs.jsonl output=docs/ablations page=d
                                                                  the same report again, from the runs that it kept
 """
 
-import hydra
-from omegaconf import DictConfig
+from typing import Any
 
+import hydra
+
+from emanet.cli.arguments import prepare
 from emanet.cli.entry import entry_point, start
-from emanet.config.report_schema import register_report_schemas
 from emanet.config.schema import CONF_DIR
 
 
 @hydra.main(version_base="1.3", config_path=CONF_DIR, config_name="report")
 @entry_point
-def main(cfg: DictConfig) -> None:
+def main(cfg: dict[str, Any]) -> None:
     """Write one report."""
-    from emanet.studies.report.build import make_report  # after the configuration stands: importing torch takes seconds
+    from emanet.studies.report.build import make_report
 
     make_report(cfg)
 
 
 if __name__ == "__main__":
-    start(main, register_report_schemas)
+    start(main, prepare)

@@ -6,24 +6,23 @@ python src/robustness.py checkpoints=RUN/checkpoints/best.ckpt corruptions.noise
 python src/report.py robustness=RUN_FOLDER/robustness.json output=report          as a page
 """
 
-import hydra
-from omegaconf import DictConfig
+from typing import Any
 
+import hydra
+
+from emanet.cli.arguments import prepare
 from emanet.cli.entry import entry_point, run_dir, start
-from emanet.config.report_schema import register_report_schemas
 from emanet.config.schema import CONF_DIR
 
 
 @hydra.main(version_base="1.3", config_path=CONF_DIR, config_name="robustness")
 @entry_point
-def main(cfg: DictConfig) -> None:
+def main(cfg: dict[str, Any]) -> None:
     """Evaluate all checkpoints."""
-    from emanet.studies.robustness import (
-        evaluate_robustness,  # after the configuration stands: importing torch takes seconds
-    )
+    from emanet.studies.robustness import evaluate_robustness
 
     evaluate_robustness(cfg, run_dir())
 
 
 if __name__ == "__main__":
-    start(main, register_report_schemas)
+    start(main, prepare)

@@ -6,16 +6,18 @@ python src/search.py n_trials=50 'space=[{key: model.K, low: 8, high: 128, log: 
 The same command goes on with a search that was interrupted. Needs  pip install -e '.[search]'
 """
 
-import hydra
-from omegaconf import DictConfig
+from typing import Any
 
-from emanet.cli.entry import entry_point, prepare_search, start
+import hydra
+
+from emanet.cli.arguments import prepare_search
+from emanet.cli.entry import entry_point, start
 from emanet.config.schema import CONF_DIR
 
 
 @hydra.main(version_base="1.3", config_path=CONF_DIR, config_name="search")
 @entry_point
-def main(cfg: DictConfig) -> None:
+def main(cfg: dict[str, Any]) -> None:
     """Run the search."""
     from emanet.studies.search import search
 

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from emanet.checkpoints.mmseg import is_mmseg, load_mmseg_checkpoint, read_foreign_checkpoint
 from emanet.checkpoints.reference import load_reference_checkpoint
 from emanet.common.errors import EMANetError, WeightsError
-from emanet.config.instantiate import build_network, call_target
+from emanet.config.instantiate import build
+from emanet.config.network import build_network
 from emanet.data.datasets import ade20k, cityscapes, coco_stuff, voc
 from emanet.data.datasets.pascal_context import PascalContext
 from emanet.data.palettes import spread_palette
@@ -49,7 +49,7 @@ class Restored(NamedTuple):
     std: tuple[float, ...]
 
 
-def restore(checkpoint: str | Path, model: Mapping[str, Any] | None = None) -> Restored:
+def restore(checkpoint: str | Path, model: Mapping[str, Any] | None = None, *, trust: bool = False) -> Restored:
     """Rebuild the network of a checkpoint.
 
     Args:
@@ -60,7 +60,7 @@ def restore(checkpoint: str | Path, model: Mapping[str, Any] | None = None) -> R
         WeightsError: for a checkpoint that cannot be read or does not fit.
         ConfigError: for arguments that make no sense, or that the network's head does not know.
     """
-    stored = read_stored(checkpoint)
+    stored = read_stored(checkpoint, trust=trust)
     described = stored.description
     names = tuple(described.class_names)
     before, wanted = stored.settings["model"], dict(model or {})
@@ -72,14 +72,13 @@ def restore(checkpoint: str | Path, model: Mapping[str, Any] | None = None) -> R
 
 def restore_network(stored: Stored, model: Mapping[str, Any], *, num_classes: int) -> EMANet:
     """Build the network from its configuration, and fill it with the weights of a checkpoint, strictly."""
-    node = OmegaConf.create({**model, "pretrained": False})  # the checkpoint holds the backbone's weights too
-    net = build_network(node, num_classes)
+    net = build_network({**model, "pretrained": False}, num_classes)  # the checkpoint holds the backbone's weights too
     load_weights(net, stored.weights, source=stored.source)
     net.description = stored.description  # for save_pretrained
     return net.eval()
 
 
-def read_stored(checkpoint: str | Path) -> Stored:
+def read_stored(checkpoint: str | Path, *, trust: bool = False) -> Stored:
     """Read a checkpoint of any of the four kinds.
 
     Raises:
@@ -136,7 +135,7 @@ def from_network(net: EMANet, source: str) -> Stored:
 def classes_of_dataset(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """Names and colors of a configured data set, which need not be on disk."""
     try:
-        datamodule = call_target(OmegaConf.create(dict(dataset)))
+        datamodule = build({key: value for key, value in dataset.items() if key != "name"}, "dataset")
     except (EMANetError, KeyError) as error:
         raise WeightsError(f"the checkpoint does not say what its classes are called: {error}") from error
     return {"names": list(datamodule.class_names), "palette": datamodule.palette.tolist()}

@@ -9,7 +9,7 @@ from emanet.config.schema import CONF_DIR
 from emanet.model.heads import HEADS
 
 
-def stored_settings(path: str) -> dict[str, Any]:
+def stored_settings(path: str, *, trust: bool = False) -> dict[str, Any]:
     """Configuration groups stored in a checkpoint; keys that an older or a foreign one lacks have our defaults."""
     stored = read_stored(path).settings
     if "trainer" in stored:
@@ -29,7 +29,7 @@ def evaluating(trainer: dict[str, Any]) -> dict[str, Any]:
 
     Precision, memory format and the like stay, since they decide the last digits.
     """
-    here = {"devices": 1, "num_nodes": 1, "strategy": "auto", "cuda_graphs": False}  # images of any size have none
+    here = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
     if trainer.get("accelerator") != "cpu":
         here["accelerator"] = "auto"
     if trainer.get("limit_val_batches") == 0:  # a run without validation

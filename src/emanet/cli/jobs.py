@@ -1,21 +1,27 @@
-"""The jobs behind the scripts: train a network, evaluate a checkpoint, predict pictures."""
+"""The jobs behind the scripts: train a network, evaluate a checkpoint, predict pictures, look at data.
+
+Each is handed the settled configuration, plain values resolved once.
+"""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
+from rich.console import Console
 
-from emanet.checkpoints.restore import read_stored, read_weights, restore_network
+from emanet.checkpoints.restore import read_stored, read_weights
 from emanet.common.errors import ConfigError
 from emanet.common.files import write_json
 from emanet.common.processes import own_rank
-from emanet.config.instantiate import build_network, instantiate_all, resolved
-from emanet.config.rules import check
+from emanet.config.instantiate import build
+from emanet.config.network import build_network
 from emanet.data.datamodule import SegmentationDataModule
+from emanet.data.inspection import contact_sheet, inspect, report, write_weights, written
+from emanet.data.preparing.bars import Bars
 from emanet.data.reading import read_image
 from emanet.inference.files import Results, predict_sources
 from emanet.inference.media import Source, find_sources, read_picture
@@ -23,7 +29,7 @@ from emanet.inference.predictor import Predictor
 from emanet.inference.submission import SubmissionWriter, image_sizes, submission_format
 from emanet.model.weights import load_weights
 from emanet.studies.study import EVALUATIONS, claimed, finished
-from emanet.training.build import build_datamodule, build_inference, build_task, build_trainer, prepare_network
+from emanet.training.build import build_data, build_evaluation, build_optimizer, build_task, build_trainer
 from emanet.training.callbacks import RunProgress
 from emanet.training.callbacks.summary import named_scores, print_scores, write_evaluation
 from emanet.training.loggers.wandb import build_loggers, close_wandb
@@ -33,15 +39,12 @@ from emanet.training.task import SegmentationTask
 
 log = logging.getLogger(__name__)
 
+Config = dict[str, Any]
 
-def train(cfg: DictConfig, run_dir: Path) -> float | None:
-    """Train as configured; return the mIoU of the final validation, for a sweeper.
 
-    Whatever can be wrong is looked at in order of cost: values, files on disk, weights, devices.
-    """
-    check(cfg)
-    OmegaConf.resolve(cfg)
-    if cfg.study is None:
+def train(cfg: Config, run_dir: Path) -> float | None:
+    """Train as configured; return the mIoU of the final validation, for a sweeper."""
+    if cfg["study"] is None:
         return fit(cfg, run_dir)
     with claimed(run_dir) as mine:
         if not mine:
@@ -54,40 +57,34 @@ def train(cfg: DictConfig, run_dir: Path) -> float | None:
         return done["val/miou"]
 
 
-def fit(cfg: DictConfig, run_dir: Path) -> float | None:
-    """The same, once the values are known to make sense and the folder to be ours."""
+def fit(cfg: Config, run_dir: Path, extra: Sequence[L.Callback] = ()) -> float | None:
+    """The same, in a folder that is known to be ours; ``extra`` callbacks join the configured ones.
+
+    Whatever can be wrong is looked at in order of cost: values, files on disk, weights, devices.
+    """
     if own_rank() != 0:
         logging.getLogger().setLevel(logging.ERROR)  # the first process speaks for all
     description = describe_run(cfg, run_dir, sweep_choices(run_dir))
-    checkpoint = find_checkpoint(cfg.resume, run_dir)
+    checkpoint = find_checkpoint(cfg["resume"], run_dir)
     if checkpoint is not None:
         log.info("going on from %s", checkpoint)
-    L.seed_everything(cfg.seed, workers=True, verbose=False)
-    datamodule = build_datamodule(cfg)
-    datamodule.prepare_data()
-    datamodule.setup("fit")
-    model = cfg.model.copy()
-    if checkpoint is not None or cfg.init_from is not None:
-        model.pretrained = False  # all weights are about to be replaced
-    net = build_network(model, datamodule.num_classes)
-    if cfg.init_from is not None:
-        fresh = load_weights(net, read_weights(cfg.init_from), source=f"init_from={cfg.init_from}", replaceable="fc2.")
-        log.info("weights from %s%s", cfg.init_from, f", a new classifier ({', '.join(fresh)})" if fresh else "")
-    task = build_task(cfg, prepare_network(cfg, net), datamodule)
+    L.seed_everything(cfg["seed"], workers=True, verbose=False)
+    optimizer = build_optimizer(cfg)
+    data = build_data(cfg, "fit")
+    net = start_network(cfg, data.num_classes, fresh=checkpoint is None)
+    task = build_task(cfg, net, data, optimizer)
     if getattr(rank_zero_only, "rank", 0) == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(OmegaConf.create(resolved(cfg)), run_dir / "config.yaml")
-    loggers = build_loggers(
-        resolved(cfg.logger),
-        run_dir=run_dir,
-        config=resolved(cfg),
-        **description._asdict(),
-    )
-    trainer = build_trainer(cfg, run_dir, callbacks=instantiate_all(cfg.callbacks), loggers=loggers)
+        OmegaConf.save(OmegaConf.create(cfg), run_dir / "config.yaml")
+    loggers = build_loggers(cfg["logger"], run_dir=run_dir, config=cfg, **description._asdict())
+    nodes = {name: node for name, node in cfg["callbacks"].items() if node is not None}
+    callbacks = [build(node, f"callbacks.{name}", run_dir=run_dir) for name, node in nodes.items()]
+    setup, trainer = build_trainer(cfg, run_dir, callbacks=[*callbacks, *extra], loggers=loggers)
+    setup.prepare(net)
     try:
-        trainer.fit(task, datamodule, ckpt_path=checkpoint)
+        trainer.fit(task, data, ckpt_path=checkpoint)
         miou = trainer.callback_metrics.get("val/miou")
-        evaluate_iterations(cfg, task, datamodule, run_dir)
+        evaluate_iterations(cfg, task, data, run_dir)
     except BaseException:
         close_wandb(exit_code=1)
         raise
@@ -95,92 +92,96 @@ def fit(cfg: DictConfig, run_dir: Path) -> float | None:
     return None if miou is None else float(miou)
 
 
-def evaluate_iterations(
-    cfg: DictConfig, task: SegmentationTask, datamodule: SegmentationDataModule, run_dir: Path
-) -> None:
+def start_network(cfg: Config, num_classes: int, *, fresh: bool) -> Any:
+    """The network at the start of a training, with the weights of ``init_from``; a resumed one's are replaced."""
+    model = dict(cfg["model"])
+    if not fresh or cfg["init_from"] is not None:
+        model["pretrained"] = False
+    net = build_network(model, num_classes)
+    if cfg["init_from"] is not None:
+        source = f"init_from={cfg['init_from']}"
+        kept = load_weights(net, read_weights(cfg["init_from"]), source=source, replaceable="fc2.")
+        log.info("weights from %s%s", source, f", a new classifier ({', '.join(kept)})" if kept else "")
+    return net
+
+
+def evaluate_iterations(cfg: Config, task: SegmentationTask, data: SegmentationDataModule, run_dir: Path) -> None:
     """Validate the trained network with each number of EM iterations in ``T_evals``; keep the scores in one file.
 
     A trainer of its own does it, without callbacks and loggers: for them a validation belongs to the training.
     """
-    if not cfg.T_evals:
+    if not cfg["T_evals"]:
         return
-    trainer = build_trainer(cfg, run_dir, callbacks=[], loggers=[])
+    _, trainer = build_trainer(cfg, run_dir, callbacks=[], loggers=[])
     unit = task.net.head
     scores, before = {}, unit.T_eval
-    for T in cfg.T_evals:
+    for T in cfg["T_evals"]:
         unit.T_eval = T
-        trainer.validate(task, datamodule, verbose=False)
+        trainer.validate(task, data, verbose=False)
         scores[str(T)] = named_scores(task.metrics.compute(), task.class_names)
     unit.T_eval = before
     if trainer.is_global_zero:
         write_json(run_dir / EVALUATIONS, {"T_eval": scores})
 
 
-def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, int | float]:
+def evaluate(cfg: Config, run_dir: Path) -> dict[str, int | float]:
     """Evaluate a checkpoint as training validates; print and return the scores.
 
     The network, the data and the trainer are those stored in the checkpoint, with what the command line overrides.
     """
-    check(cfg)
-    OmegaConf.resolve(cfg)
-    inference = build_inference(cfg.eval)
-    stored = read_stored(cfg.checkpoint)
-    if not cfg.dataset:
-        raise ConfigError(f"{cfg.checkpoint} does not say what it was trained on: add dataset=NAME")
-    if cfg.split is not None:
-        cfg.dataset.val_split = cfg.split
-    datamodule = build_datamodule(cfg)
-    datamodule.prepare_data()
-    datamodule.setup("validate")
-    net = restore_network(stored, resolved(cfg.model), num_classes=datamodule.num_classes)
-    task = SegmentationTask(
-        prepare_network(cfg, net),
-        class_names=datamodule.class_names,
-        max_steps=1,
-        inference=inference,
-        config={"name": stored.settings.get("name", cfg.name), "seed": stored.settings.get("seed")},
-    )
-    trainer = build_trainer(cfg, run_dir, callbacks=[RunProgress()], loggers=[])
-    trainer.validate(task, datamodule, verbose=False)
+    data = build_data(dataset_of(cfg, "val_split"), "validate")
+    stored = read_stored(cfg["checkpoint"], trust=cfg["trust"])
+    inference = build(cfg["inference"], "inference")
+    task, trainer = build_evaluation(cfg, stored, run_dir, data=data, inference=inference, callbacks=[RunProgress()])
+    trainer.validate(task, data, verbose=False)
     if not trainer.is_global_zero:
         return task.validation
     print_scores(task.metrics.compute(), task.class_names)
     before = stored.validation.get("val/miou")
     print(f"val/miou {task.validation['val/miou']!r}" + (f" (stored: {before!r})" if before is not None else ""))
-    asked = {"checkpoint": str(cfg.checkpoint), "eval": resolved(cfg.eval), "model": resolved(cfg.model)}
+    asked = {key: cfg[key] for key in ("checkpoint", "inference", "model")}
     write_evaluation(run_dir / "summary.json", trainer, task, asked, steps=stored.validation.get("step"))
     return task.validation
 
 
-def predict(cfg: DictConfig) -> list[str]:
-    """Predict the pictures and videos of ``cfg.input``, or a split of the data set; return the files that failed."""
-    check(cfg)
-    OmegaConf.resolve(cfg)
-    output = Path(cfg.output)
+def dataset_of(cfg: Config, split: str) -> Config:
+    """The configuration with ``split=NAME`` as one of the data set's splits.
+
+    Raises:
+        ConfigError: where no data set is known.
+    """
+    if not cfg["dataset"]:
+        raise ConfigError(f"{cfg['checkpoint']} does not say what it was trained on: add dataset=NAME")
+    return cfg | ({"dataset": cfg["dataset"] | {split: cfg["split"]}} if cfg["split"] is not None else {})
+
+
+def predict(cfg: Config) -> list[str]:
+    """Predict the pictures and videos of ``input``, or a split of the data set; return the files that failed."""
+    output = Path(cfg["output"])
     read: Callable[[Path], Any] = read_picture
-    if (cfg.input is None) == (cfg.split is None):
-        raise ConfigError(f"give either input or split, got input={cfg.input} and split={cfg.split}")
-    if cfg.split is not None:
-        if not cfg.dataset:
-            raise ConfigError(f"{cfg.checkpoint} does not say what it was trained on: add dataset=NAME")
-        cfg.dataset.predict_split = cfg.split
-        datamodule = build_datamodule(cfg)
-        datamodule.prepare_data()
-        sources = [Source(sample.image, sample.name) for sample in datamodule.samples(cfg.split)]
+    if (cfg["input"] is None) == (cfg["split"] is None):
+        raise ConfigError(f"give either input or split, got input={cfg['input']} and split={cfg['split']}")
+    if cfg["split"] is not None:
+        data = build_data(dataset_of(cfg, "predict_split"), "predict")
+        sources = [Source(sample.image, sample.name) for sample in data.samples(cfg["split"])]
     else:
-        sources = find_sources(cfg.input, leave_out=output)
-    if cfg.split is not None or cfg.submission is not None:
+        sources = find_sources(cfg["input"], leave_out=output)
+    if cfg["split"] is not None or cfg["submission"] is not None:
         read = read_image  # as stored: the server compares with masks that know nothing of EXIF
     predictor = Predictor.from_checkpoint(
-        cfg.checkpoint, inference=build_inference(cfg.eval), device=cfg.device, model=resolved(cfg.model)
+        cfg["checkpoint"],
+        inference=build(cfg["inference"], "inference"),
+        device=cfg["device"],
+        model=cfg["model"],
+        trust=cfg["trust"],
     )
     submission = None
-    if cfg.submission is not None:
-        form = submission_format(cfg.submission, len(predictor.class_names))
+    if cfg["submission"] is not None:
+        form = submission_format(cfg["submission"], len(predictor.class_names))
         submission = SubmissionWriter(output, form, image_sizes(sources))
-    results = Results(output, predictor, list(cfg.save), cfg.attention_bases, submission)
+    results = Results(output, predictor, list(cfg["save"]), cfg["attention_bases"], submission)
     try:
-        predict_sources(sources, results, read=read, batch_size=cfg.batch_size)
+        predict_sources(sources, results, read=read, batch_size=cfg["batch_size"])
         if submission is not None:
             log.info("submission written and checked: %s", submission.finish())
     finally:
@@ -188,3 +189,23 @@ def predict(cfg: DictConfig) -> list[str]:
             submission.discard()
     log.info("%d of %d files predicted, results in %s", results.done, len(sources), output)
     return results.failed
+
+
+def inspect_data(cfg: Config, folder: Path) -> None:
+    """Print the figures of a split; write ``sheet.png``, ``report.txt``, ``class_weights.yaml`` to the run folder."""
+    node = {key: value for key, value in cfg["dataset"].items() if key not in ("name", "extra_transforms")}
+    data: SegmentationDataModule = build(node, "dataset", seed=cfg["seed"])
+    data.prepare_data()
+    split = cfg["split"] or data.stage_splits["fit"]
+    with Bars(Console())("reading masks", "images") as tick:
+        found = inspect(data, split, limit=cfg["limit"], tick=tick)
+    text = report(found)
+    print(text)
+    (folder / "report.txt").write_text(text + "\n", encoding="utf-8")
+    contact_sheet(data, split, pictures=cfg["pictures"], seed=cfg["seed"]).save(folder / "sheet.png")
+    print(f"\nlook at       {folder / 'sheet.png'}")
+    if found.read:
+        write_weights(found, folder / "class_weights.yaml")
+        print(f"class weights {folder / 'class_weights.yaml'}")
+        if len(found.class_names) <= 32:
+            print(f"              train with  'loss.class_weights={written(found.class_weights())}'")

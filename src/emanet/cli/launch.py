@@ -5,13 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
 
 from emanet.common.errors import ConfigError, EMANetError
 from emanet.common.processes import LAUNCHER_VARIABLES, forwarding, own_rank, quote
@@ -27,7 +26,7 @@ class JobError(EMANetError):
 # --- sweeps -----------------------------------------------------------------------------------------------------------
 
 
-def needs_own_process(cfg: DictConfig) -> bool:
+def needs_own_process(cfg: Mapping[str, Any]) -> bool:
     """Whether this is a job of a sweep on several devices.
 
     Lightning starts one process per device by repeating the command. Repeated with ``--multirun``, that is another
@@ -35,7 +34,7 @@ def needs_own_process(cfg: DictConfig) -> bool:
     """
     if HydraConfig.get().mode != RunMode.MULTIRUN or "trainer" not in cfg or "SUBMITIT_EXECUTOR" in os.environ:
         return False
-    return cfg.trainer.num_nodes != 1 or cfg.trainer.devices not in (1, "1")
+    return cfg["trainer"]["num_nodes"] != 1 or cfg["trainer"]["devices"] not in (1, "1")
 
 
 def run_alone() -> Any:

@@ -1,156 +1,165 @@
-"""Which values of a configuration make sense: checked at once, before anything heavy starts."""
+"""Which configurations make sense: checked at once, before anything heavy starts, all mistakes in one message."""
 
+import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from emanet.common.errors import ConfigError
-from emanet.model.heads import HEADS, check_head
+from emanet.config.instantiate import build, is_node, mistakes
+from emanet.config.network import try_head, with_head
 
 
-def check(cfg: DictConfig) -> None:
-    """Refuse senseless values, naming the key, what was got and what is allowed.
-
-    Raises:
-        ConfigError: with one line per mistake, all mistakes at once.
-    """
-    mistakes = [
-        f"{key} must be {allowed}, got {OmegaConf.select(cfg, key)!r}"
-        for key, allowed, accepts in RULES
-        if _present(cfg, key) and not _is_accepted(OmegaConf.select(cfg, key), accepts)
-    ]
-    mistakes += [text for text, is_made in TOGETHER if is_made(cfg)]
-    if cfg.get("model"):
-        try:
-            check_model(cfg.model)
-        except (ValueError, ConfigError) as error:
-            mistakes.append(f"model: {error}")
-    if mistakes:
-        raise ConfigError("this configuration makes no sense:\n  " + "\n  ".join(mistakes))
-
-
-def check_model(model: DictConfig) -> None:
-    """Refuse settings of the head that make no sense, alone or together.
+def settle(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain values, resolved once; everything below is handed these.
 
     Raises:
-        ValueError: with what was got and what is allowed.
+        ConfigError: for keys that nobody reads, wrong types, values out of range, and values that are missing.
     """
-    own = {"_target_", "head", "backbone", "output_stride", "multi_grid", "pretrained", "dropout", "bn_momentum"}
-    own |= {"concat", "align_corners", "aux_weight"}
-    check_head(model.head, {str(key): value for key, value in model.items() if key not in own})
-
-
-def _present(cfg: DictConfig, key: str) -> bool:
-    parent, _, leaf = key.rpartition(".")
-    node = OmegaConf.select(cfg, parent) if parent else cfg
-    return node is not None and leaf in node and not OmegaConf.is_missing(node, leaf)
-
-
-def _is_accepted(value: Any, accepts: Any) -> bool:
+    unknown = list(unknown_keys(cfg, ""))
+    if unknown:
+        raise ConfigError("nothing reads this configuration:\n  " + "\n  ".join(unknown))
     try:
-        return bool(accepts(value))
-    except (TypeError, ValueError):  # a value of another type than the rule can compare
-        return False
+        container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key}=VALUE is missing") from error
+    except OmegaConfBaseException as error:
+        if isinstance(error.__cause__, ConfigError):
+            raise error.__cause__ from error
+        raise ConfigError(str(error).splitlines()[0]) from error  # the other lines are OmegaConf's own
+    assert isinstance(container, dict)
+    plain = {str(key): value for key, value in container.items()}
+    check(plain)
+    return plain
 
 
-def _is_set(cfg: DictConfig, key: str) -> bool:
-    return _present(cfg, key) and OmegaConf.select(cfg, key) is True
+def unknown_keys(cfg: Any, where: str) -> Iterator[str]:
+    """Keys of dataclass sections that their dataclass does not have: Hydra's ``+key`` forces them in."""
+    kind = OmegaConf.get_type(cfg)
+    if not dataclasses.is_dataclass(kind):
+        return
+    names = [field.name for field in dataclasses.fields(kind)]
+    for key in cfg:
+        if key not in names:
+            yield f"{where}{key}: there are {', '.join(f'{where}{name}' for name in names)}"
+        elif OmegaConf.is_dict(cfg) and not OmegaConf.is_missing(cfg, key):
+            node = cfg._get_node(key)
+            if OmegaConf.is_dict(node):
+                yield from unknown_keys(node, f"{where}{key}.")
 
 
-def _is_bool(value: Any) -> bool:
-    return isinstance(value, bool)
+def check(cfg: dict[str, Any]) -> None:
+    """Refuse arguments that their constructors do not know or of a wrong type, and values out of range.
+
+    Raises:
+        ConfigError: with a line for each mistake.
+    """
+    found = [
+        f"{key} must be {allowed}, got {cfg[key]!r}" for key, allowed, accepts in RULES if is_wrong(cfg, key, accepts)
+    ]
+    for section, node in cfg.items():
+        if section in NODES:
+            found += wrong_node(section, node)
+        elif section in ("logger", "callbacks"):
+            for name, inner in node.items():
+                found += wrong_node(f"{section}.{name}", inner) if is_node(inner) else []  # TODO
+    if not found:  # then they can be built without a network
+        found += [line for section in CHEAP if section in cfg for line in refused(section, cfg[section])]
+    if found:
+        raise ConfigError("this configuration makes no sense:\n  " + "\n  ".join(found))
 
 
-def _optional(accepts: Any) -> Any:
-    return lambda value: value is None or accepts(value)
+#: sections that are nodes, and those that are built at once to see whether their constructors take the values
+NODES = ("dataset", "model", "optimizer", "scheduler", "loss", "trainer", "inference")
+CHEAP = ("optimizer", "scheduler", "loss", "trainer", "inference", "model")
 
 
-def _one_of(*options: str) -> tuple[str, Any]:
-    return f"one of {', '.join(options)}", lambda value: value in options
+def wrong_node(where: str, node: Any) -> list[str]:
+    """What is wrong with the names and types of a section."""
+    if not node and where == "dataset":
+        return []  # a checkpoint that does not say what it was trained on
+    if not is_node(node):
+        return [
+            f"{where} must be built from a _target_, got {node!r}: choose a file of conf/{where.partition('.')[0]}/"
+        ]
+    own = {key: value for key, value in node.items() if (where, key) not in LABELS}
+    try:
+        return mistakes(with_head(own) if where == "model" else own, where)
+    except ConfigError as error:
+        return [str(error)]
 
 
-def _is_share(value: float) -> bool:
-    return 0 <= value <= 1
+#: keys of a node that are not its constructor's: the name of a data set's group, the rules of the optimizer's groups
+LABELS = {("dataset", "name"), ("optimizer", "groups")}
 
 
-def _is_positive(value: float) -> bool:
-    return 0 < value < float("inf")
+def refused(section: str, node: Any) -> list[str]:
+    """What the constructor of a section says to its values."""
+    try:
+        TRIALS.get(section, lambda node: build(node, section))(node)
+    except (ConfigError, TypeError, ValueError, RuntimeError) as error:
+        return [str(error) if str(error).startswith(section) else f"{section}: {error}"]
+    return []
 
 
-def _is_not_negative(value: float) -> bool:
-    return 0 <= value < float("inf")
+def try_scheduler(node: dict[str, Any]) -> None:
+    """Build a schedule for an optimizer of one number."""
+    make = build(node, "scheduler", max_steps=100)
+    make(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1))
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and value >= 1
+def try_optimizer(node: dict[str, Any]) -> None:
+    """Build the optimizer of one number."""
+    make = build({key: value for key, value in node.items() if key != "groups"}, "optimizer")
+    make([torch.nn.Parameter(torch.zeros(1))])
 
 
-def _are_figures(value: Any) -> bool:
-    return {*value} <= {"svg", "png", "pdf"} and bool({"svg", "png"} & {*value})  # the page shows no pdf
+TRIALS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "model": try_head,
+    "scheduler": try_scheduler,
+    "optimizer": try_optimizer,
+}
+
+
+def is_wrong(cfg: dict[str, Any], key: str, accepts: Callable[[Any], bool]) -> bool:
+    """Whether a value is there and out of range; one of another type than the rule can compare is."""
+    try:
+        return key in cfg and not accepts(cfg[key])
+    except (TypeError, ValueError):
+        return True
+
+
+def is_count(value: Any) -> bool:
+    """Whether a value is a number from 1 on."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def is_name(value: str) -> bool:
+    """Whether a text can name a folder below another one."""
+    return bool(value.strip()) and ".." not in value.split("/") and not value.startswith("/")
 
 
 PREDICTIONS = ("mask", "overlay", "probabilities", "attention")  # what predict can save
-PRECISIONS = ("auto", "32-true", "16-mixed", "bf16-mixed", "64-true")
 
-#: (mistake, test of the whole configuration): of keys that do not go together
-TOGETHER: list[tuple[str, Any]] = [
-    (
-        "optim.fused=true unscales float16 gradients too late for trainer.precision=16-mixed: set optim.fused=null",
-        lambda cfg: _is_set(cfg, "optim.fused") and OmegaConf.select(cfg, "trainer.precision") == "16-mixed",
-    ),
-    (
-        "trainer.cuda_graphs=true records the compiled network: set trainer.compile=true",
-        lambda cfg: _is_set(cfg, "trainer.cuda_graphs") and not cfg.trainer.compile,
-    ),
-]
-
-#: (key, what is allowed, test)
-RULES: list[tuple[str, str, Any]] = [
+#: (key of the root, what is allowed, test)
+RULES: list[tuple[str, str, Callable[[Any], bool]]] = [
+    ("name", "a text without '..' that names a folder", is_name),
     ("seed", "an integer from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32),
-    ("T_evals", "a list of numbers of EM iterations, each at least 1", lambda value: all(map(_is_count, value))),
-    ("model.head", *_one_of(*HEADS)),
-    ("model.output_stride", "8, 16 or 32", lambda value: value in (8, 16, 32)),
-    ("model.pretrained", "true, false or a path", lambda value: isinstance(value, bool | str) and value != ""),
-    ("model.dropout", "a share below 1", lambda value: 0 <= value < 1),
-    ("model.bn_momentum", "a share, 0..1", _is_share),
-    ("optim.lr", "a positive number", _is_positive),
-    ("optim.momentum", "a share below 1", lambda value: 0 <= value < 1),
-    ("optim.weight_decay", "0 or more", _is_not_negative),
-    ("optim.backbone_lr_factor", "a positive number", _is_positive),
-    ("optim.poly_power", "0 or more", _is_not_negative),
-    ("optim.lr_refresh", "at least 1", _is_count),
-    ("loss.reduction", *_one_of("all_pixels", "valid_pixels")),
-    ("loss.upsample", *_one_of("auto", "full", "blocks")),
-    ("loss.class_weights", "null or weights of 0 or more", _optional(lambda value: all(map(_is_not_negative, value)))),
-    ("loss.ohem_threshold", "null or a probability, 0..1", _optional(_is_share)),
-    ("loss.ohem_min_kept", "at least 1", _is_count),
-    ("trainer.strategy", *_one_of("auto", "ddp")),
-    ("trainer.precision", *_one_of(*PRECISIONS)),
-    ("trainer.max_steps", "at least 1", _is_count),
-    ("trainer.accumulate_grad_batches", "at least 1", _is_count),
-    ("trainer.gradient_clip_val", "null or a positive number", _optional(_is_positive)),
-    ("trainer.val_every_n_steps", "at least 1", _is_count),
-    ("trainer.num_nodes", "at least 1", _is_count),
-    ("trainer.log_every_n_steps", "at least 1", _is_count),
-    ("trainer.num_sanity_val_steps", "-1 (all) or more", lambda value: value >= -1),
-    ("trainer.matmul_precision", *_one_of("highest", "high", "medium")),
-    ("dataset.batch_size", "at least 1", _is_count),
-    ("dataset.eval_batch_size", "at least 1", _is_count),
-    ("dataset.num_workers", "0 or more", lambda value: isinstance(value, int) and value >= 0),
-    ("dataset.drop_last", "true or false", _is_bool),
-    ("dataset.persistent_workers", "true or false", _is_bool),
-    ("dataset.pin_memory", "true, false or null", _optional(_is_bool)),
-    ("dataset.normalize_on", *_one_of("auto", "worker", "device")),
-    ("dataset.cache", "null or a folder", _optional(lambda value: isinstance(value, str) and value != "")),
-    ("dataset.crop_size", "at least 1", _is_count),
-    ("dataset.flip", "a probability, 0..1", _is_share),
-    ("dataset.scales", "a list of positive numbers", lambda value: len(value) > 0 and all(map(_is_positive, value))),
-    ("n_trials", "at least 1", _is_count),
-    ("timeout", "null or a positive number", _optional(_is_positive)),
+    ("T_evals", "a list of numbers of EM iterations, each at least 1", lambda value: all(map(is_count, value))),
+    ("n_trials", "at least 1", is_count),
+    ("timeout", "null or a positive number", lambda value: value is None or 0 < value < float("inf")),
     ("startup_trials", "0 or more", lambda value: value >= 0),
     ("warmup_steps", "0 or more", lambda value: value >= 0),
     ("save", f"a list of {', '.join(PREDICTIONS)}", lambda value: all(name in PREDICTIONS for name in value)),
-    ("formats", "a list of svg, png and pdf, with svg or png among them", _are_figures),
-    ("attention_bases", "null or at least 1", _optional(_is_count)),
-    ("batch_size", "at least 1", _is_count),
+    ("formats", "a list of svg, png and pdf, with svg or png among them", lambda value: are_figures(value)),
+    ("attention_bases", "null or at least 1", lambda value: value is None or is_count(value)),
+    ("batch_size", "at least 1", is_count),
 ]
+
+
+def are_figures(value: list[str]) -> bool:
+    """Whether figures can be written so, and shown: the page shows no pdf."""
+    return {*value} <= {"svg", "png", "pdf"} and bool({"svg", "png"} & {*value})

@@ -1,7 +1,7 @@
-"""The configuration's schema: type and meaning of every key. The values live in conf/.
+"""The roots of the configuration: which keys there are, beside the nodes whose keys their constructors know.
 
-Hydra checks names and types when it composes; :mod:`emanet.config.rules` refuses senseless values before anything heavy
-starts.
+The values live in conf/. Hydra checks names when it composes; :mod:`emanet.config.rules` refuses keys that were forced
+in (``+key``), wrong types and senseless values before anything heavy starts.
 """
 
 from dataclasses import dataclass, field
@@ -14,71 +14,10 @@ from omegaconf import MISSING, OmegaConf
 from emanet.common.errors import ConfigError
 from emanet.common.packages import find_package_file
 
-PROJECT_ROOT = Path(__file__).resolve().parents[3]
-CONF_DIR = str(PROJECT_ROOT / "conf")
-
-
-@dataclass
-class OptimConfig:
-    """SGD and its schedule (group ``optim``)."""
-
-    lr: float = MISSING  # base rate; biases run at twice it
-    momentum: float = MISSING  # optimizer: share of the old step direction
-    weight_decay: float = MISSING  # of convolution weights only
-    backbone_lr_factor: float = MISSING  # the backbone's share of the rate; 1 is the authors'
-    poly_power: float = MISSING  # rate = lr * (1 - step / max_steps) ** poly_power
-    lr_refresh: int = MISSING  # steps between refreshes of the rate
-    fused: bool | None = MISSING  # update all parameters in one kernel; null: on CUDA, except in 16-mixed
-
-
-@dataclass
-class LossConfig:
-    """The loss (group ``loss``)."""
-
-    reduction: str = MISSING  # all_pixels (the authors': ignored pixels count in the mean) | valid_pixels
-    upsample: str = MISSING  # of the logits: auto | full (beforehand) | blocks (never at full size)
-    class_weights: list[float] | None = MISSING  # one per class; null: 1
-    ohem_threshold: float | None = MISSING  # keep pixels whose true class is less probable; null: all
-    ohem_min_kept: int = MISSING  # but at least this many per device batch
-
-
-@dataclass
-class TrainerConfig:
-    """Lightning's Trainer and what surrounds it (group ``trainer``)."""
-
-    accelerator: str = MISSING  # auto | cpu | gpu
-    devices: Any = MISSING  # number, list or auto
-    num_nodes: int = MISSING
-    strategy: str = MISSING  # auto | ddp
-    precision: str = MISSING  # 32-true | bf16-mixed | 16-mixed | 64-true | auto (bf16-mixed where hardware has it)
-    max_steps: int = MISSING  # optimizer steps
-    accumulate_grad_batches: int = MISSING  # batches per optimizer step
-    gradient_clip_val: float | None = MISSING  # largest gradient norm; null: no clipping
-    val_every_n_steps: int = MISSING  # optimizer steps between validations
-    limit_train_batches: Any = MISSING  # per epoch: a number, a share, or null for all
-    limit_val_batches: Any = MISSING
-    num_sanity_val_steps: int = MISSING
-    log_every_n_steps: int = MISSING
-    sync_batchnorm: bool | None = MISSING  # null: on where CUDA and more than one device
-    deterministic: bool = MISSING  # refuse non-deterministic kernels
-    benchmark: bool | None = MISSING  # let cuDNN try kernels
-    channels_last: bool = MISSING  # memory format of network and images
-    compile: bool = MISSING  # torch.compile the network
-    cuda_graphs: bool = MISSING  # of the compiled network: replay its kernels instead of launching each
-    matmul_precision: str = MISSING  # of float32 products: highest | high | medium
-    profiler: str | None = MISSING  # simple | advanced | pytorch
-    detect_anomaly: bool = MISSING
-
-
-@dataclass
-class InferenceConfig:
-    """How images are looked at (group ``eval``): the arguments of :class:`emanet.inference.views.Inference`."""
-
-    scales: list[float] = MISSING  # factors of the image's sides; probabilities are averaged over them
-    flip: bool = MISSING  # look at the mirrored image as well
-    window: int | None = MISSING  # side in pixels of sliding windows; null: whole images
-    stride: int | None = MISSING  # pixels between windows; null: two thirds of the window
-    upsample: str = MISSING  # of the logits: auto (in blocks wherever that is the same to the last bit) | full
+PACKAGE = Path(__file__).resolve().parents[1]
+#: the source tree, or the working directory of an installed package
+PROJECT_ROOT = PACKAGE.parents[1] if (PACKAGE.parents[1] / "conf" / "train.yaml").is_file() else Path.cwd()
+CONF_DIR = str(PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PROJECT_ROOT / "conf")
 
 
 @dataclass
@@ -101,11 +40,12 @@ class TrainConfig:
     study: str | None = None  # the ablation that this run belongs to: a file of conf/sweep/
     swept: list[str] = field(default_factory=list)  # keys whose values tell the runs of a study apart
     T_evals: list[int] = field(default_factory=list)  # EM iterations to evaluate the trained network with as well
-    dataset: Any = MISSING
-    model: Any = MISSING
-    optim: OptimConfig = MISSING
-    loss: LossConfig = MISSING
-    trainer: TrainerConfig = MISSING
+    dataset: Any = MISSING  # a data module
+    model: Any = MISSING  # the network, with the options of its head
+    optimizer: Any = MISSING  # a torch.optim class, and rules for groups of parameters
+    scheduler: Any = MISSING  # of the learning rate, per optimizer step
+    loss: Any = MISSING
+    trainer: Any = MISSING  # Lightning's Trainer and what surrounds it
     logger: dict[str, Any] = field(default_factory=dict)
     callbacks: dict[str, Any] = field(default_factory=dict)
     paths: PathsConfig = MISSING
@@ -117,12 +57,13 @@ class EvalConfig:
 
     name: str = MISSING  # of the run: names its folder
     checkpoint: str = MISSING  # of a run, or in the authors' layout
+    trust: bool = False  # the checkpoint may name classes that are not ours: it can then run code
     split: str | None = None  # null: the split that training validated on
     seed: int = 0
     dataset: Any = MISSING
     model: Any = MISSING
-    trainer: TrainerConfig = MISSING
-    eval: InferenceConfig = MISSING
+    trainer: Any = MISSING
+    inference: Any = MISSING
     paths: PathsConfig = MISSING
 
 
@@ -132,6 +73,7 @@ class PredictConfig:
 
     name: str = MISSING
     checkpoint: str = MISSING  # file or folder, ours or the authors'
+    trust: bool = False  # as in EvalConfig
     output: str = MISSING  # folder for the results
     input: str | None = None  # picture, video, folder, or pattern such as 'photos/*.jpg'
     split: str | None = None  # in place of input: a split of the data set
@@ -143,7 +85,7 @@ class PredictConfig:
     seed: int = 0
     dataset: Any = MISSING
     model: Any = MISSING
-    eval: InferenceConfig = MISSING
+    inference: Any = MISSING
     paths: PathsConfig = MISSING
 
 
@@ -184,16 +126,81 @@ class SearchConfig:
     train: list[str] = MISSING  # overrides of every trial's training
 
 
+@dataclass
+class PrepareConfig:
+    """Root of conf/prepare.yaml."""
+
+    dataset: Any = MISSING  # a benchmark, of which name and root count, or all: every one below paths.data_dir
+    source: str | None = None  # folder or address that holds the archives; null: their own addresses
+    parts: list[str] | None = None  # archives to take; null: all
+    dry_run: bool = False  # only say what would be done, and what disk it needs
+    strict_counts: bool = True  # a split of another size than published is an error
+    keep_archives: bool = False  # keep fetched archives once all is unpacked and checked
+    paths: PathsConfig = MISSING
+
+
+@dataclass
+class InspectConfig:
+    """Root of conf/inspect_data.yaml."""
+
+    name: str = MISSING  # of the run: names its folder
+    dataset: Any = MISSING
+    split: str | None = None  # null: the split that training uses
+    limit: int | None = None  # masks that are read for the figures, evenly spaced; null: all
+    pictures: int = MISSING  # images on the contact sheet
+    seed: int = 0  # of the choice of pictures
+    paths: PathsConfig = MISSING
+
+
+@dataclass
+class ReportConfig:
+    """Root of conf/report.yaml."""
+
+    runs: Any = None  # folder below which runs lie, a runs.jsonl, a summary; or a list of such
+    wandb: str | None = None  # also the runs of this W&B project: entity/project
+    output: str | None = None  # folder for what is written; null: report/ in the first folder of runs
+    page: str | None = None  # place of the Markdown page; null: report.md in the output folder
+    title: str = MISSING  # of the page
+    notes: str | None = None  # Markdown file with words on the findings: for the top, and under ## STUDY for a study
+    baseline: list[str] = field(default_factory=list)  # default setting, KEY=VALUE; else what the command gives
+    formats: list[str] = MISSING  # of the figures: svg | png | pdf; the page shows the first that browsers show
+
+
+@dataclass
+class RobustnessConfig:
+    """Root of conf/robustness.yaml."""
+
+    name: str = MISSING  # of the run: names its folder
+    checkpoints: Any = None  # files, or a pattern such as 'runs/sweep_head/*/checkpoints/best.ckpt'
+    label: str | None = None  # key of the stored configuration that tells networks apart; null: name of the run
+    corruptions: dict[str, Any] = MISSING  # strengths of each
+    split: str | None = None  # null: the split that training validated on
+    root: str | None = None  # folder of the data set; null: where it lay in training
+    accelerator: str | None = None  # null: as in training, where there is one
+    seed: int = 0  # of the noise
+    paths: PathsConfig = MISSING
+
+
+ROOTS: dict[str, type] = {
+    "train": TrainConfig,
+    "eval": EvalConfig,
+    "predict": PredictConfig,
+    "complexity": ComplexityConfig,
+    "dashboard": DashboardConfig,
+    "search": SearchConfig,
+    "prepare": PrepareConfig,
+    "inspect": InspectConfig,
+    "report": ReportConfig,
+    "robustness": RobustnessConfig,
+}
+
+
 def register() -> None:
-    """Make the schema known to Hydra; called once by every script."""
+    """Make the roots known to Hydra; called once by every script."""
     store = ConfigStore.instance()
-    store.store(name="train_schema", node=TrainConfig)
-    store.store(name="eval_schema", node=EvalConfig)
-    store.store(name="predict_schema", node=PredictConfig)
-    store.store(name="complexity_schema", node=ComplexityConfig)
-    store.store(name="search_schema", node=SearchConfig)
-    store.store(name="dashboard_schema", node=DashboardConfig)
-    OmegaConf.register_new_resolver("last_checkpoint", last_checkpoint, replace=True)
+    for name, root in ROOTS.items():
+        store.store(name=f"{name}_schema", node=root)
+    store.store(group="dataset", name="all", node={"name": "all", "root": None})  # of prepare.py
 
 
 def last_checkpoint(runs_dir: str, name: str) -> str:
@@ -212,10 +219,11 @@ def package_file(package: str, relative: str) -> str:
     path = find_package_file(package, relative)
     if path is not None:
         return str(path)
-    raise ConfigError(f"no file {relative} in package {package!r}: install it with  pip install -e '.[quickstart]'")
+    raise ConfigError(f"no file {relative} in package {package!r}: pip install 'emanet[quickstart]'")
 
 
 # When this module is imported, not by register(): a job that submitit sends to a cluster runs no script.
 OmegaConf.register_new_resolver("project_root", lambda: str(PROJECT_ROOT), replace=True)
 OmegaConf.register_new_resolver("package_file", package_file, replace=True)
+OmegaConf.register_new_resolver("last_checkpoint", last_checkpoint, replace=True)
 OmegaConf.register_new_resolver("gradient_for", lambda kind: "full" if kind == "backprop" else "none", replace=True)

@@ -67,6 +67,7 @@ class Predictor:
         inference: Inference = PLAIN,
         device: str = "auto",
         model: Mapping[str, Any] | None = None,
+        trust: bool = False,
     ) -> Self:
         """Rebuild the network of a checkpoint; see :mod:`emanet.checkpoints.restore` for what is read.
 
@@ -75,8 +76,9 @@ class Predictor:
             inference: scales, flip and sliding window.
             device: name of a torch device; ``auto``: an accelerator if there is one.
             model: arguments of the network that are to differ from those stored, such as ``{"T_eval": 5}``.
+            trust: let the checkpoint name classes that are not ours, which can run code.
         """
-        net, names, palette, mean, std = restore(checkpoint, model)
+        net, names, palette, mean, std = restore(checkpoint, model, trust=trust)
         return cls(net, class_names=names, palette=palette, mean=mean, std=std, inference=inference, device=device)
 
     def __call__(self, image: Picture, *, probabilities: bool = False, attention: bool = False) -> Prediction:

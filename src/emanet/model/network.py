@@ -1,6 +1,7 @@
 """EMANet: backbone, channel reduction, expectation-maximization attention, classifier (paper section 3)."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from emanet.common.checks import at_least_one, share
 from emanet.model.backbone import Backbone, find_level
-from emanet.model.heads import build_head, reads_backbone
+from emanet.model.heads import build_head, options_of, reads_backbone
 from emanet.model.heads.layers import conv_bn_relu
 from emanet.model.hub import HubMixin
 
@@ -83,6 +84,11 @@ class EMANet(nn.Module, HubMixin):
         self.fc1 = nn.Sequential(conv_bn_relu(given, FC1_CHANNELS), nn.Dropout2d(dropout))
         self.fc2 = nn.Conv2d(FC1_CHANNELS, num_classes, 1)
         set_bn_momentum(self, bn_momentum)
+
+    @classmethod
+    def further_arguments(cls, node: Mapping[str, Any]) -> dict[str, inspect.Parameter]:
+        """What ``options`` may hold, for the head that a configuration names."""
+        return options_of(node.get("head", "ema"))
 
     @property
     def output_stride(self) -> int:

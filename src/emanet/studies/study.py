@@ -21,7 +21,7 @@ from emanet.common.files import locked, read_json, write_json
 from emanet.common.processes import own_rank
 
 #: parts of a configuration that decide the result of a run; the others say where things lie and who is told
-DECISIVE = ("seed", "init_from", "dataset", "model", "optim", "loss", "trainer", "T_evals")
+DECISIVE = ("seed", "init_from", "dataset", "model", "optimizer", "scheduler", "loss", "trainer", "T_evals")
 #: but these only say how the work is done
 INCIDENTAL = (
     "dataset.root",
@@ -69,7 +69,7 @@ def finished(run_dir: Path, cfg: DictConfig) -> dict[str, Any] | None:
         )
     summary = read_json(run_dir / SUMMARY) or {}
     evaluated = (read_json(run_dir / EVALUATIONS) or {}).get("T_eval", {})
-    complete = summary.get("status") == "finished" and {str(T) for T in cfg.T_evals} <= evaluated.keys()
+    complete = summary.get("status") == "finished" and {str(T) for T in cfg["T_evals"]} <= evaluated.keys()
     return summary if complete else None
 
 

@@ -35,11 +35,6 @@ class SharedStatisticsDDPStrategy(DDPStrategy):
         return output
 
 
-def ddp_strategy(**options: Any) -> SharedStatisticsDDPStrategy:
-    """The strategy for several devices; options as of Lightning's ``DDPStrategy``."""
-    return SharedStatisticsDDPStrategy(**options)
-
-
 @torch.no_grad()
 def average_running_statistics(model: nn.Module) -> None:
     """Replace each training batch norm's running mean and variance by their means over all ranks, in one message.

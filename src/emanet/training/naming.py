@@ -1,14 +1,14 @@
 """What a run is called among others: by the values that it was started with."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from emanet.common.errors import ConfigError
 
@@ -24,8 +24,8 @@ class RunDescription(NamedTuple):
     tags: list[str]
 
 
-def describe_run(cfg: DictConfig, run_dir: Path, choices: Sequence[str] = ()) -> RunDescription:
-    """Name a run by the values of ``cfg.swept`` and by ``choices``, else by its folder; group it by its study.
+def describe_run(cfg: Mapping[str, Any], run_dir: Path, choices: Sequence[str] = ()) -> RunDescription:
+    """Name a run by the values of ``swept`` and by ``choices``, else by its folder; group it by its study.
 
     Args:
         cfg: of the run.
@@ -35,7 +35,7 @@ def describe_run(cfg: DictConfig, run_dir: Path, choices: Sequence[str] = ()) ->
     Raises:
         ConfigError: for a key in ``swept`` that the configuration does not have.
     """
-    values = {key: shown(select(cfg, key)) for key in cfg.swept}
+    values = {key: shown(select(cfg, key)) for key in cfg["swept"]}
     for choice in choices:
         key, _, value = choice.partition("=")
         values.setdefault(key.lstrip("+~"), value.strip("'\""))
@@ -46,19 +46,20 @@ def describe_run(cfg: DictConfig, run_dir: Path, choices: Sequence[str] = ()) ->
         parts.append(f"{leaf if leaves[leaf] == 1 else key}={value}")  # three keys are called momentum
     return RunDescription(
         name=" ".join(parts)[:MOST_NAME] or folder_name(run_dir),
-        group=cfg.name if cfg.study is None else f"{cfg.name}/{cfg.study}",
+        group=cfg["name"] if cfg["study"] is None else f"{cfg['name']}/{cfg['study']}",
         job_type="train",
-        tags=list(dict.fromkeys([*cfg.tags, *([] if cfg.study is None else [cfg.study])])),
+        tags=list(dict.fromkeys([*cfg["tags"], *([] if cfg["study"] is None else [cfg["study"]])])),
     )
 
 
-def select(cfg: DictConfig, key: str) -> Any:
+def select(cfg: Mapping[str, Any], key: str) -> Any:
     """Value of a key that must be there."""
-    parent, _, leaf = key.rpartition(".")
-    node = OmegaConf.select(cfg, parent) if parent else cfg
-    if not OmegaConf.is_dict(node) or leaf not in node:
-        raise ConfigError(f"swept must name keys of the configuration, such as model.K, got {key!r}")
-    return node[leaf]
+    node: Any = cfg
+    for part in key.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            raise ConfigError(f"swept must name keys of the configuration, such as model.K, got {key!r}")
+        node = node[part]
+    return node
 
 
 def shown(value: Any) -> str:

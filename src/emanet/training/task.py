@@ -1,40 +1,41 @@
 """The training task: loss, metrics, optimizer, and the update of the bases over all devices."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import lightning as L
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from emanet.common.seeding import mix
 from emanet.inference.views import PLAIN, Inference
-from emanet.training.losses.nll import LossTerms, Reduction, Upsample, upsampled_loss_terms
+from emanet.training.losses import NLL, LossTerms
 from emanet.training.metrics import SegmentationMetrics
-from emanet.training.optim import build_optimizer
+from emanet.training.optimizers import GroupedOptimizer
+from emanet.training.schedulers import poly
 
 Batch = dict[str, Any]
 
 
 class SegmentationTask(L.LightningModule):
-    """Train a network under the paper's recipe (FACTS section 3).
+    """Train a network under the paper's recipe (FACTS section 3), or any other.
 
     Gradients, loss and bases are those of *one* batch made of all images of an optimizer step, over every device and
     accumulated batch, whatever their sizes: each is summed first and divided by the global denominator at the step.
 
     Args:
-        net: the network; ``net(image, return_bases=True, low=True) -> (logits_low, mu)``, ``net.align_corners`` and
-            ``net.update_bases(mu)``.
+        net: the network; ``net(image, return_bases=True, low=True) -> (logits_low, mu)``, ``net.align_corners``,
+            ``net.aux_weights`` and ``net.update_bases(mu)``.
         class_names: name of each class, for the metric keys.
-        max_steps: length of the schedule in optimizer steps.
-        lr, sgd_momentum, weight_decay, poly_power, lr_refresh, backbone_lr_factor: see
-            :func:`emanet.training.optim.build_optimizer`.
-        fused: update all parameters in one kernel; ``None``: on CUDA, except in float16, whose gradients such an
-            optimizer unscales itself, too late to be clipped.
-        reduction, upsample, class_weights, ohem_threshold, ohem_min_kept: see
-            :func:`emanet.training.losses.nll.upsampled_loss_terms`.
-        ignore_index: label without loss and score.
+        optimizer: makes the optimizer of a network; ``None``: the paper's.
+        scheduler: makes its schedule, ``scheduler(optimizer, max_steps=...)``; ``None``: the paper's.
+        loss: ``loss(logits_low, mask, align_corners=...) -> LossTerms``; ``None``: the paper's.
+        ignore_index: label without score.
         seed: of the randomness inside the network (dropout).
         inference: how validation looks at images.
         palette: color of each class (r, g, b); stored beside the names, for predictions without the data set.
@@ -42,26 +43,14 @@ class SegmentationTask(L.LightningModule):
             alone is enough to rebuild network and data.
     """
 
-    class_weights: Tensor | None
-
     def __init__(
         self,
         net: nn.Module,
         *,
         class_names: Sequence[str],
-        max_steps: int,
-        lr: float = 9e-3,
-        sgd_momentum: float = 0.9,
-        weight_decay: float = 1e-4,
-        poly_power: float = 0.9,
-        lr_refresh: int = 10,
-        backbone_lr_factor: float = 1.0,
-        fused: bool | None = None,
-        reduction: Reduction = "all_pixels",
-        upsample: Upsample = "auto",
-        class_weights: Sequence[float] | None = None,
-        ohem_threshold: float | None = None,
-        ohem_min_kept: int = 100_000,
+        optimizer: GroupedOptimizer | None = None,
+        scheduler: Callable[..., LRScheduler] | None = None,
+        loss: Callable[..., LossTerms] | None = None,
         ignore_index: int = 255,
         seed: int = 0,
         inference: Inference = PLAIN,
@@ -71,25 +60,10 @@ class SegmentationTask(L.LightningModule):
         super().__init__()
         self.net: Any = net
         self.class_names = list(class_names)
-        self.optim_options: dict[str, Any] = {
-            "lr": lr,
-            "momentum": sgd_momentum,
-            "weight_decay": weight_decay,
-            "max_steps": max_steps,
-            "power": poly_power,
-            "refresh": lr_refresh,
-            "backbone_lr_factor": backbone_lr_factor,
-        }
-        self.fused = fused
-        self.loss_options: dict[str, Any] = {
-            "reduction": reduction,
-            "upsample": upsample,
-            "ignore_index": ignore_index,
-            "ohem_threshold": ohem_threshold,
-            "ohem_min_kept": ohem_min_kept,
-        }
-        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
-        self.register_buffer("class_weights", weights, persistent=False)
+        self.optimizer = optimizer or GroupedOptimizer(partial(SGD, lr=9e-3, momentum=0.9, weight_decay=1e-4))
+        self.scheduler = scheduler or poly
+        self.loss: Any = loss or NLL(ignore_index=ignore_index)
+        self.optimizer.freeze(net)
         self.metrics = SegmentationMetrics(len(self.class_names), ignore_index=ignore_index)
         self.save_hyperparameters(dict(config or {}))
         self.seed = seed
@@ -113,8 +87,7 @@ class SegmentationTask(L.LightningModule):
         logits_low, mu, *auxiliary = self.net(image, return_bases=True, low=True)
         total, count = self.loss_terms(logits_low, mask)
         for weight, extra in zip(self.net.aux_weights if auxiliary else (), auxiliary, strict=True):
-            terms = self.loss_terms(extra, mask)
-            total = total + weight * terms.total * count / terms.denominator.clamp(min=1)
+            total = total + weight * self.loss_terms(extra, mask).mean() * count
         # A constant on all devices; keeps the loss at a size that float16 can scale.
         pixels_per_image = mask.shape[-2] * mask.shape[-1]
         if self._window is None:
@@ -124,10 +97,7 @@ class SegmentationTask(L.LightningModule):
 
     def loss_terms(self, logits_low: Tensor, mask: Tensor) -> LossTerms:
         """Loss of logits at the resolution of the features."""
-        weights, align_corners = self.class_weights, self.net.align_corners
-        return upsampled_loss_terms(
-            logits_low, mask, align_corners=align_corners, class_weights=weights, **self.loss_options
-        )
+        return self.loss(logits_low, mask, align_corners=self.net.align_corners)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Turn the accumulated gradients into those of the global mean loss, and move the bases once."""
@@ -149,15 +119,15 @@ class SegmentationTask(L.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Ask to stop after the last step: Lightning then validates once more, whatever the interval."""
-        if self.trainer.global_step >= self.trainer.max_steps > 0:
+        if self.trainer.global_step >= self.trainer.estimated_stepping_batches:
             self.trainer.should_stop = True
 
     def configure_optimizers(self) -> Any:
-        """SGD with three parameter groups, poly schedule per optimizer step."""
-        fused = self.fused
-        if fused is None:
-            fused = self.device.type == "cuda" and self.trainer.precision != "16-mixed"
-        optimizer, scheduler = build_optimizer(self.net, **self.optim_options, fused=fused)
+        """The optimizer, and its schedule per optimizer step."""
+        optimizer: Optimizer = self.optimizer(self.net)
+        named = arguments_of(self.scheduler)
+        length = {"max_steps": int(self.trainer.estimated_stepping_batches)} if "max_steps" in named else {}
+        scheduler = self.scheduler(optimizer, **length)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     # --- evaluation -------------------------------------------------------------------------------------------------
@@ -182,6 +152,12 @@ class SegmentationTask(L.LightningModule):
         """Store the last validation, for a later evaluation to be compared with, and what the classes are called."""
         checkpoint["validation"] = self.validation
         checkpoint["classes"] = {"names": self.class_names, "palette": self.palette}
+
+
+def arguments_of(function: Callable[..., Any]) -> set[str]:
+    """Names that a function, or a partial call, still takes."""
+    given = function.keywords if isinstance(function, partial) else {}
+    return inspect.signature(function).parameters.keys() - given.keys()
 
 
 class StepWindow:
