@@ -1,5 +1,6 @@
 """A whole training run in a second: a 1x1 convolution learns classes that are colors."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from emanet.training.optimizers import GroupedOptimizer
+from emanet.training.schedulers import poly
 from emanet.training.task import SegmentationTask
 
 NAMES = ["red", "green", "blue", "never seen"]
@@ -21,6 +24,7 @@ class ColorNet(nn.Module):
 
     output_stride = 1
     align_corners = True
+    aux_weights = ()
 
     def __init__(self, classes: int = len(NAMES)) -> None:
         super().__init__()
@@ -72,7 +76,10 @@ def make_task(**config: Any) -> SegmentationTask:
     """The task around a fresh network."""
     torch.manual_seed(0)
     settings = {"seed": 0, "name": "small", "model": {"K": 2}} | config
-    return SegmentationTask(ColorNet(), class_names=NAMES, max_steps=20, lr=0.5, lr_refresh=1, config=settings)
+    sgd = GroupedOptimizer(partial(torch.optim.SGD, lr=0.5, momentum=0.9, weight_decay=1e-4))
+    return SegmentationTask(
+        ColorNet(), class_names=NAMES, optimizer=sgd, scheduler=partial(poly, max_steps=20, refresh=1), config=settings
+    )
 
 
 def make_trainer(run_dir: Path, callbacks: list[L.Callback], **options: Any) -> L.Trainer:

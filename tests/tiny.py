@@ -1,5 +1,6 @@
 """A network, a task and batches small enough for a laws-in-float64 test of training."""
 
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -9,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from emanet.model.network import EMANet
+from emanet.training.optimizers import GroupedOptimizer
 from emanet.training.task import SegmentationTask
 
 CLASSES = 4
@@ -19,9 +21,9 @@ NAMES = ["a", "b", "c", "d"]
 def tiny_net(**options: Any) -> EMANet:
     """timm's test_resnet (0.4 M parameters) under a head of 8 channels, the same weights in every process."""
     torch.manual_seed(0)
-    return EMANet(
-        CLASSES, **{"backbone": "test_resnet", "output_stride": 16, "channels": 8, "K": 3, "dropout": 0.0, **options}
-    )
+    bases = {"K": 3} if options.get("head", "ema") == "ema" else {}
+    small = {"backbone": "test_resnet", "output_stride": 16, "channels": 8, "dropout": 0.0}
+    return EMANet(CLASSES, **{**small, **bases, **options})
 
 
 def tiny_batch(
@@ -52,8 +54,11 @@ def loader(batches: list[dict[str, Any]]) -> DataLoader:
 class RecordingTask(SegmentationTask):
     """The task in float64; keeps the loss and gradients of every optimizer step, and freezes batch norms if asked."""
 
-    def __init__(self, net: EMANet, *, frozen_bn: bool = True, **options: Any) -> None:
-        super().__init__(net, **{"class_names": NAMES, "max_steps": 10, "lr": 0.1, **options})
+    def __init__(
+        self, net: EMANet, *, frozen_bn: bool = True, lr: float = 0.1, weight_decay: float = 1e-4, **options: Any
+    ) -> None:
+        sgd = GroupedOptimizer(partial(torch.optim.SGD, lr=lr, momentum=0.9, weight_decay=weight_decay))
+        super().__init__(net, **{"class_names": NAMES, "optimizer": sgd, **options})
         self.frozen_bn = frozen_bn
         self.losses: list[float] = []
         self.gradients: list[dict[str, Tensor]] = []

@@ -19,7 +19,7 @@ from emanet.training.resume import AUTO
 PATHS = {"checkpoint", "checkpoints", "init_from", "input", "notes", "output", "page", "root", "runs", "source"}
 PATHS |= {"dataset.root", "dataset.class_file", "dataset.cache", "hydra.run.dir", "hydra.sweep.dir"}
 PATHS |= {"paths.data_dir", "paths.runs_dir"}
-PLAIN = re.compile(r"[\w./\\:@%~+*-]*|.*[${].*", re.ASCII)  # what Hydra takes as it is; interpolations are Hydra's own
+PLAIN = re.compile(r"[\w./\\:@%~+*-]*|.*\$\{.*", re.ASCII)  # what Hydra takes as it is; interpolations are Hydra's own
 
 
 def argument(name: str, argv: Sequence[str]) -> str | None:

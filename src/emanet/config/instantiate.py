@@ -192,7 +192,8 @@ def build(node: Any, where: str, **context: Any) -> Any:
         return values
     constructor = locate(node["_target_"], where)
     known, _ = arguments(constructor, node)
-    values |= {key: value for key, value in context.items() if key in known and key not in values}
+    whole = {key: float(value) for key, value in values.items() if known.get(key) is float and type(value) is int}
+    values |= whole | {key: value for key, value in context.items() if key in known and key not in values}
     try:
         return partial(constructor, **values) if node.get("_partial_") else constructor(**values)
     except EMANetError:

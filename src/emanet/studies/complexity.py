@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from emanet.common.errors import ConfigError
-from emanet.config.instantiate import build_network
+from emanet.config.network import build_network
 from emanet.config.rules import check
 from emanet.config.schema import PROJECT_ROOT
 from emanet.model.heads import HEADS

@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from emanet.training.distributed import ddp_strategy
+from emanet.training.distributed import SharedStatisticsDDPStrategy
+from emanet.training.losses import NLL
 from tiny import RecordingTask, assert_same, fit, joined, tiny_batch, tiny_net
 
 WORLD = 2
@@ -24,9 +25,9 @@ STEPS = [
 VAL = [tiny_batch(1, seed=seed) for seed in (11, 12, 13)]  # three images for two ranks
 
 CASES: dict[str, dict[str, Any]] = {
-    "all_pixels": {"task": {"reduction": "all_pixels"}},
-    "valid_pixels": {"task": {"reduction": "valid_pixels"}},
-    "accumulated": {"task": {"reduction": "valid_pixels"}, "trainer": {"accumulate_grad_batches": 2}},
+    "all_pixels": {"loss": {"reduction": "all_pixels"}},
+    "valid_pixels": {"loss": {"reduction": "valid_pixels"}},
+    "accumulated": {"loss": {"reduction": "valid_pixels"}, "trainer": {"accumulate_grad_batches": 2}},
     "bases by gradient": {"net": {"maintenance": "backprop", "gradient": "full"}},
     "head without bases": {"net": {"head": "nonlocal"}},
     "validated": {"val": True, "trainer": {"val_check_interval": 2, "max_epochs": 2}},
@@ -45,9 +46,9 @@ def build(name: str, *, disturbed: bool = False) -> RecordingTask:
     net = tiny_net(**case.get("net", {}))
     if disturbed:
         with torch.no_grad():
-            for tensor in (*net.parameters(), *([net.emau.mu] if net.head is None else [])):
+            for tensor in (*net.parameters(), *([net.head.mu] if net.has_bases else [])):
                 tensor.add_(1.0)
-    return RecordingTask(net, **case.get("task", {}))
+    return RecordingTask(net, loss=NLL(**case.get("loss", {})), **case.get("task", {}))
 
 
 def work(rank: int, port: int, folder: str) -> None:
@@ -69,7 +70,7 @@ def work(rank: int, port: int, folder: str) -> None:
             [step[rank] for step in STEPS[: case.get("steps")]],
             val=VAL[rank::WORLD] if case.get("val") else None,
             devices=WORLD,
-            strategy=ddp_strategy(process_group_backend="gloo"),
+            strategy=SharedStatisticsDDPStrategy(process_group_backend="gloo"),
             **case.get("trainer", {}),
         )
         results[name] = task.result()
@@ -116,7 +117,7 @@ def test_the_ranks_have_different_images_so_that_rank_0_alone_would_not_do(ranks
     """The oracle can tell: training on rank 0's images alone ends elsewhere."""
     alone = build("all_pixels")
     fit(alone, [step[0] for step in STEPS])
-    distance = (alone.net.emau.mu - ranks[0]["all_pixels"]["state"]["emau.mu"]).abs().max()
+    distance = (alone.net.head.mu - ranks[0]["all_pixels"]["state"]["head.mu"]).abs().max()
     assert distance > 1e-4
 
 

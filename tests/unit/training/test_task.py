@@ -1,7 +1,7 @@
 """The training task: one optimizer step is one batch, however it was cut; checkpoints; evaluation."""
 
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -11,7 +11,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from emanet.model.mmseg import MMSegEMANet
 from emanet.training.losses import blocks as upsampled_loss_blocks
 from emanet.training.losses import upsampled as upsampled_loss
-from emanet.training.losses.nll import segmentation_loss
+from emanet.training.losses.nll import NLL, segmentation_loss
+from emanet.training.losses.terms import BatchLoss, WeightedSum
+from emanet.training.schedulers import poly
 from emanet.training.task import SegmentationTask
 from tiny import CLASSES, NAMES, RecordingTask, assert_same, fit, joined, loader, tiny_batch, tiny_net
 
@@ -29,9 +31,9 @@ def test_accumulating_unequal_batches_equals_one_big_batch(options: dict):
         (tiny_batch(1, seed=1, ignored=0.8), tiny_batch(3, seed=2)),
         (tiny_batch(2, seed=3), tiny_batch(1, seed=4, ignored=0.5)),
     ]
-    whole = RecordingTask(tiny_net(), **options)
+    whole = RecordingTask(tiny_net(), loss=NLL(**options))
     fit(whole, [joined(*step) for step in steps])
-    cut = RecordingTask(tiny_net(), **options)
+    cut = RecordingTask(tiny_net(), loss=NLL(**options))
     fit(cut, [batch for step in steps for batch in step], accumulate_grad_batches=2)
     assert len(whole.losses) == 2
     assert_same(cut.result(), whole.result())
@@ -48,11 +50,11 @@ def test_a_last_incomplete_accumulation_is_weighted_by_what_it_holds():
 @pytest.mark.parametrize("reduction", ["all_pixels", "valid_pixels"])
 def test_loss_gradients_and_bases_of_a_step_are_those_of_plain_pytorch(reduction: str):
     batch = tiny_batch(2, ignored=0.4)
-    task = RecordingTask(tiny_net(), reduction=reduction)
+    task = RecordingTask(tiny_net(), loss=NLL(reduction=reduction))
     fit(task, [batch])
 
     net = tiny_net().double().eval()  # batch norms frozen, no dropout: evaluation is training here
-    start = net.emau.mu.clone()
+    start = net.head.mu.clone()
     logits, mu = net(batch["image"], return_bases=True)
     loss = segmentation_loss(logits, batch["mask"], reduction=reduction)
     loss.backward()
@@ -60,7 +62,7 @@ def test_loss_gradients_and_bases_of_a_step_are_those_of_plain_pytorch(reduction
     for name, parameter in net.named_parameters():
         if parameter.requires_grad:
             torch.testing.assert_close(task.gradients[0][name], parameter.grad, rtol=1e-9, atol=1e-13)
-    torch.testing.assert_close(task.net.emau.mu, 0.9 * start + 0.1 * mu.mean(0, keepdim=True))
+    torch.testing.assert_close(task.net.head.mu, 0.9 * start + 0.1 * mu.mean(0, keepdim=True))
 
 
 def mmseg_net() -> MMSegEMANet:
@@ -75,7 +77,7 @@ def test_upsampling_with_the_loss_trains_as_upsampling_first(build, monkeypatch:
     monkeypatch.setattr(upsampled_loss_blocks, "BLOCK", 1000)
     results = []
     for upsample in ("full", "auto"):
-        task = RecordingTask(build(), upsample=upsample)
+        task = RecordingTask(build(), loss=NLL(upsample=upsample))
         fit(task, [tiny_batch(2, ignored=0.3), tiny_batch(1, seed=1)])
         assert len(task.losses) == 2
         results.append(task.result())
@@ -84,7 +86,7 @@ def test_upsampling_with_the_loss_trains_as_upsampling_first(build, monkeypatch:
 
 def test_the_first_step_moves_each_group_by_its_own_rate():
     batch = tiny_batch(2)
-    task = RecordingTask(tiny_net(), lr=0.1, weight_decay=0.01, max_steps=100)
+    task = RecordingTask(tiny_net(), lr=0.1, weight_decay=0.01)
     before = {name: p.detach().clone() for name, p in task.net.named_parameters()}
     fit(task, [batch])
     gradients = task.gradients[0]
@@ -93,36 +95,16 @@ def test_the_first_step_moves_each_group_by_its_own_rate():
         torch.testing.assert_close(dict(task.net.named_parameters())[name].detach(), expected, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize(
-    ("asked", "device", "precision", "fused"),
-    [
-        (None, "cuda", "bf16-mixed", True),
-        (None, "cuda", "16-mixed", False),
-        (None, "cpu", "32-true", False),
-        (False, "cuda", "32-true", False),
-        (True, "cpu", "32-true", True),
-    ],
-)
-def test_the_optimizer_is_fused_on_cuda_unless_gradients_are_float16(
-    asked: bool | None, device: str, precision: str, fused: bool, monkeypatch: pytest.MonkeyPatch
-):
-    task = RecordingTask(tiny_net(), fused=asked)
-    monkeypatch.setattr(type(task), "device", torch.device(device))
-    task.trainer = SimpleNamespace(precision=precision)
-    optimizer = task.configure_optimizers()["optimizer"]
-    assert {group["fused"] for group in optimizer.param_groups} == {fused}
-
-
 def test_the_bases_move_once_per_optimizer_step(monkeypatch: pytest.MonkeyPatch):
     task = RecordingTask(tiny_net())
     calls = []
-    monkeypatch.setattr(task.net.emau, "update_bases", calls.append)
+    monkeypatch.setattr(task.net.head, "update_bases", calls.append)
     trainer = fit(task, [tiny_batch(1, seed=seed) for seed in range(6)], accumulate_grad_batches=3)
     assert trainer.global_step == len(calls) == 2
 
 
 def test_the_schedule_steps_with_the_optimizer():
-    task = RecordingTask(tiny_net(), max_steps=4, lr_refresh=1, poly_power=1.0, lr=1.0)
+    task = RecordingTask(tiny_net(), scheduler=partial(poly, max_steps=4, refresh=1, power=1.0), lr=1.0)
     trainer = fit(task, [tiny_batch(1, seed=seed) for seed in range(4)], accumulate_grad_batches=2)
     assert trainer.global_step == 2
     # Two steps are done; the third is iteration 3 of 4, counted from 1.
@@ -133,7 +115,7 @@ def test_the_schedule_steps_with_the_optimizer():
 def test_a_step_without_any_labeled_pixel_leaves_finite_weights(reduction: str):
     batch = tiny_batch(2)
     batch["mask"].fill_(255)
-    task = RecordingTask(tiny_net(), reduction=reduction)
+    task = RecordingTask(tiny_net(), loss=NLL(reduction=reduction))
     fit(task, [batch])
     assert task.losses == [0.0]
     assert all(value.isfinite().all() for value in task.net.state_dict().values())
@@ -143,7 +125,7 @@ def test_a_step_without_any_labeled_pixel_leaves_finite_weights(reduction: str):
 def test_training_for_a_while_lowers_the_loss():
     batch = tiny_batch(4, ignored=0.0)
     batch["mask"] = (batch["image"][:, 0] > 0).long()
-    task = RecordingTask(tiny_net(), frozen_bn=False, max_steps=30, lr=0.05)
+    task = RecordingTask(tiny_net(), frozen_bn=False, lr=0.05)
     fit(task, [batch] * 30)
     assert task.losses[-1] < 0.75 * task.losses[0]
 
@@ -151,7 +133,7 @@ def test_training_for_a_while_lowers_the_loss():
 def test_the_checkpoint_holds_bases_and_plain_settings_and_loads_without_executing_code(tmp_path: Path):
     config = {"model": {"K": 3, "T": 3}, "dataset": {"name": "voc", "scales": [0.5, 1.0]}, "seed": 0, "note": None}
     task = RecordingTask(tiny_net(), config=config)
-    start = task.net.emau.mu.clone()
+    start = task.net.head.mu.clone()
     trainer = fit(
         task, [tiny_batch(2)], callbacks=[ModelCheckpoint(tmp_path, filename="last")], enable_checkpointing=True
     )
@@ -159,18 +141,18 @@ def test_the_checkpoint_holds_bases_and_plain_settings_and_loads_without_executi
     checkpoint = torch.load(tmp_path / "own.ckpt", weights_only=True)
     assert checkpoint["hyper_parameters"] == config
     assert type(checkpoint["hyper_parameters"]["model"]) is dict
-    assert torch.equal(checkpoint["state_dict"]["net.emau.mu"], task.net.emau.mu)
-    assert not torch.equal(task.net.emau.mu, start)
+    assert torch.equal(checkpoint["state_dict"]["net.head.mu"], task.net.head.mu)
+    assert not torch.equal(task.net.head.mu, start)
     assert not any("metrics" in key or "class_weights" in key for key in checkpoint["state_dict"])
 
 
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path):
     batches = [tiny_batch(2, seed=seed) for seed in range(4)]
-    whole = RecordingTask(tiny_net(), max_steps=8, lr_refresh=1)
+    whole = RecordingTask(tiny_net(), scheduler=partial(poly, max_steps=8, refresh=1))
     fit(whole, batches, max_epochs=2)
-    first = RecordingTask(tiny_net(), max_steps=8, lr_refresh=1)
+    first = RecordingTask(tiny_net(), scheduler=partial(poly, max_steps=8, refresh=1))
     fit(first, batches, max_epochs=1).save_checkpoint(tmp_path / "half.ckpt")
-    second = RecordingTask(tiny_net(), max_steps=8, lr_refresh=1)
+    second = RecordingTask(tiny_net(), scheduler=partial(poly, max_steps=8, refresh=1))
     trainer = L.Trainer(
         max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False,
@@ -182,7 +164,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: P
 
 
 def test_validation_scores_whole_images_at_their_own_size():
-    task = SegmentationTask(tiny_net(bn_momentum=1.0), class_names=NAMES, max_steps=1)
+    task = SegmentationTask(tiny_net(bn_momentum=1.0), class_names=NAMES)
     val = [tiny_batch(1, seed=5, dtype=torch.float32), tiny_batch(2, seed=6, dtype=torch.float32)]
     val[0]["image"], val[0]["mask"] = val[0]["image"][..., :20, :30], val[0]["mask"][..., :20, :30]
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
@@ -213,3 +195,40 @@ def test_validation_does_not_move_the_network():
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     trainer.validate(task, loader([tiny_batch(1)]), verbose=False)
     assert all(torch.equal(value, before[key]) for key, value in task.net.state_dict().items())
+
+
+def mean_square(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """A loss that is no sum over pixels with a label."""
+    return logits.square().mean().sqrt()
+
+
+def test_a_loss_that_is_a_number_for_a_batch_is_averaged_over_the_parts_of_a_step():
+    parts = [tiny_batch(2, seed=1), tiny_batch(1, seed=2)]
+    task = RecordingTask(tiny_net(), loss=BatchLoss(mean_square))
+    fit(task, parts, accumulate_grad_batches=2)
+    net = tiny_net().double().eval()
+    images = sum(len(part["image"]) for part in parts)
+    loss = sum(mean_square(net(part["image"]), part["mask"]) * len(part["image"]) for part in parts) / images
+    loss.backward()
+    assert task.losses == pytest.approx([loss.item()], rel=1e-6)
+    for name, parameter in net.named_parameters():
+        if parameter.requires_grad:
+            torch.testing.assert_close(task.gradients[0][name], parameter.grad, rtol=1e-5, atol=1e-9)
+
+
+def test_a_sum_of_pixel_losses_is_exact_however_a_step_is_cut():
+    steps = [(tiny_batch(1, seed=1, ignored=0.8), tiny_batch(3, seed=2))]
+    results = []
+    for batches, accumulate in (([joined(*step) for step in steps], 1), ([b for step in steps for b in step], 2)):
+        loss = WeightedSum({"a": 1.0, "b": 0.5}, a=NLL(), b=NLL(class_weights=[1.0, 0.5, 2.0, 3.0]))
+        task = RecordingTask(tiny_net(), loss=loss)
+        fit(task, batches, accumulate_grad_batches=accumulate)
+        results.append(task.result())
+    assert_same(*results)
+
+
+def test_training_counts_in_epochs_where_steps_have_no_limit():
+    task = RecordingTask(tiny_net(), scheduler=partial(poly, refresh=1, power=1.0), lr=1.0)
+    trainer = fit(task, [tiny_batch(1, seed=seed) for seed in range(3)], max_epochs=2)
+    assert trainer.global_step == 6
+    assert trainer.optimizers[0].param_groups[0]["lr"] == 0  # behind the 6th step of 6

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from emanet.common.errors import EMANetError
-from emanet.config.instantiate import build_network
+from emanet.config.network import build_network
 from emanet.config.schema import CONF_DIR
 from emanet.studies.complexity import measure, overheads
 from emanet.studies.report.runs import Run

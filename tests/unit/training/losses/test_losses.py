@@ -9,7 +9,8 @@ from torch import Tensor
 
 from emanet.training.losses import blocks as upsampled_loss_blocks
 from emanet.training.losses import upsampled as upsampled_loss
-from emanet.training.losses.nll import hard_pixels, loss_terms, segmentation_loss, upsampled_loss_terms
+from emanet.training.losses.nll import NLL, OHEM, segmentation_loss
+from emanet.training.losses.terms import BatchLoss, LossTerms, WeightedSum
 
 
 def example(ignored: float = 0.3) -> tuple[Tensor, Tensor]:
@@ -34,7 +35,7 @@ def test_all_pixels_divides_by_ignored_ones_too():
     logits, mask = example()
     losses = F.cross_entropy(logits, mask, ignore_index=255, reduction="none")
     torch.testing.assert_close(segmentation_loss(logits, mask), losses.mean())
-    terms = loss_terms(logits, mask)
+    terms = NLL()(logits, mask)
     assert terms.denominator == mask.numel()
     torch.testing.assert_close(terms.total, losses.sum())
 
@@ -42,16 +43,16 @@ def test_all_pixels_divides_by_ignored_ones_too():
 @pytest.mark.parametrize("weights", [None, [1.0, 0.5, 2.0, 4.0]])
 def test_valid_pixels_is_pytorchs_mean(weights: list[float] | None):
     logits, mask = example()
-    weight = None if weights is None else torch.tensor(weights, dtype=torch.float64)
-    got = segmentation_loss(logits, mask, reduction="valid_pixels", class_weights=weight)
-    torch.testing.assert_close(got, F.cross_entropy(logits, mask, weight=weight, ignore_index=255))
+    loss = NLL(reduction="valid_pixels", class_weights=weights).double()
+    expected = F.cross_entropy(logits, mask, weight=loss.class_weights, ignore_index=255)
+    torch.testing.assert_close(loss(logits, mask).mean(), expected)
 
 
 def test_class_weights_scale_each_pixels_loss():
     logits, mask = example(ignored=0)
-    weights = torch.tensor([1.0, 0.5, 2.0, 4.0], dtype=torch.float64)
-    losses = F.cross_entropy(logits, mask, reduction="none") * weights[mask]
-    torch.testing.assert_close(segmentation_loss(logits, mask, class_weights=weights), losses.mean())
+    loss = NLL(class_weights=[1.0, 0.5, 2.0, 4.0]).double()
+    losses = F.cross_entropy(logits, mask, reduction="none") * loss.class_weights[mask]
+    torch.testing.assert_close(loss(logits, mask).mean(), losses.mean())
 
 
 def test_another_ignore_label_is_respected():
@@ -60,11 +61,14 @@ def test_another_ignore_label_is_respected():
     torch.testing.assert_close(segmentation_loss(logits, mask, reduction="valid_pixels", ignore_index=2), expected)
 
 
+LOSSES = {"all": NLL(), "valid": NLL(reduction="valid_pixels"), "mined": OHEM()}
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("options", [{}, {"reduction": "valid_pixels"}, {"ohem_threshold": 0.7}])
-def test_a_batch_without_any_label_has_loss_and_gradient_zero(options: dict, dtype: torch.dtype):
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_batch_without_any_label_has_loss_and_gradient_zero(name: str, dtype: torch.dtype):
     logits = torch.randn(2, 4, 5, 6, dtype=dtype, requires_grad=True)
-    loss = segmentation_loss(logits, torch.full((2, 5, 6), 255), **options)
+    loss = LOSSES[name](logits, torch.full((2, 5, 6), 255)).mean()
     loss.backward()
     assert loss.item() == 0
     assert torch.equal(logits.grad, torch.zeros_like(logits))
@@ -95,50 +99,52 @@ def plain_ohem(logits: Tensor, mask: Tensor, threshold: float, min_kept: int) ->
 )
 def test_mining_equals_a_plain_reference(threshold: float, min_kept: int):
     logits, mask = example()
-    got = segmentation_loss(logits, mask, ohem_threshold=threshold, ohem_min_kept=min_kept)
+    got = OHEM(threshold=threshold, min_kept=min_kept)(logits, mask).mean()
     torch.testing.assert_close(got, plain_ohem(logits, mask, threshold, min_kept))
 
 
 def test_mining_never_keeps_an_ignored_pixel():
     logits, mask = example(ignored=0.9)
-    keep = hard_pixels(logits, mask, ignore_index=255, threshold=0.5, min_kept=10_000)
+    keep = OHEM(threshold=0.5, min_kept=10_000).hard_pixels(logits.detach(), mask, True)
     assert keep.any()
     assert torch.equal(keep, mask != 255)
 
 
-OPTIONS = [
-    {},
-    {"reduction": "valid_pixels"},
-    {"class_weights": [1.0, 0.5, 2.0, 4.0]},
-    {"reduction": "valid_pixels", "class_weights": [1.0, 0.5, 2.0, 0.0]},
-    {"ohem_threshold": 0.4, "ohem_min_kept": 1},
-    {"ohem_threshold": 0.01, "ohem_min_kept": 300, "class_weights": [1.0, 0.5, 2.0, 4.0]},
-    {"ignore_index": 2},
+VARIANTS = [
+    NLL(),
+    NLL(reduction="valid_pixels"),
+    NLL(class_weights=[1.0, 0.5, 2.0, 4.0]),
+    NLL(reduction="valid_pixels", class_weights=[1.0, 0.5, 2.0, 0.0]),
+    OHEM(threshold=0.4, min_kept=1),
+    OHEM(threshold=0.01, min_kept=300, class_weights=[1.0, 0.5, 2.0, 4.0]),
+    NLL(ignore_index=2),
 ]
 
 
-def low_example(options: dict) -> tuple[Tensor, Tensor, dict]:
-    """Logits at an eighth of the mask's resolution, and the options with weights as a tensor."""
+def low_example(ignore_index: int = 255) -> tuple[Tensor, Tensor]:
+    """Logits at an eighth of the mask's resolution."""
     low = torch.randn(2, 4, 4, 5, dtype=torch.float64, requires_grad=True)
     mask = torch.randint(0, 4, (2, 25, 33))
-    mask[torch.rand(mask.shape) < 0.3] = options.get("ignore_index", 255)
-    weights = options.get("class_weights")
-    return low, mask, options | ({"class_weights": torch.tensor(weights, dtype=torch.float64)} if weights else {})
+    mask[torch.rand(mask.shape) < 0.3] = ignore_index
+    return low, mask
 
 
 @pytest.mark.parametrize("align_corners", [True, False])
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("loss", VARIANTS)
 def test_upsampling_with_the_loss_equals_upsampling_first(
-    options: dict, align_corners: bool, monkeypatch: pytest.MonkeyPatch
+    loss: NLL, align_corners: bool, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(upsampled_loss, "SMALL", 0)
     monkeypatch.setattr(upsampled_loss_blocks, "BLOCK", 300)
-    low, mask, options = low_example(options)
+    loss.double()
+    low, mask = low_example(loss.ignore_index)
     logits = F.interpolate(low, size=(25, 33), mode="bilinear", align_corners=align_corners)
-    expected = loss_terms(logits, mask, **options)
+    loss.upsample = "full"
+    expected = loss(logits, mask)
     (gradient,) = torch.autograd.grad(expected.total, low)
     for upsample in ("auto", "blocks", "full"):
-        got = upsampled_loss_terms(low, mask, align_corners=align_corners, upsample=upsample, **options)
+        loss.upsample = upsample
+        got = loss(low, mask, align_corners=align_corners)
         torch.testing.assert_close(got.total, expected.total, rtol=1e-12, atol=0)
         assert torch.equal(got.denominator, expected.denominator)
         torch.testing.assert_close(torch.autograd.grad(got.total, low)[0], gradient, rtol=1e-11, atol=1e-13)
@@ -146,18 +152,81 @@ def test_upsampling_with_the_loss_equals_upsampling_first(
 
 @pytest.mark.parametrize("upsample", ["full", "auto"])
 def test_full_upsampling_is_that_of_the_network_to_the_last_bit(upsample: str):
-    low, mask, _ = low_example({})
+    low, mask = low_example()
     logits = F.interpolate(low.float(), size=(25, 33), mode="bilinear", align_corners=True)
-    got = upsampled_loss_terms(low.float(), mask, align_corners=True, upsample=upsample)  # auto: few logits
-    assert torch.equal(got.total, loss_terms(logits, mask).total)
+    got = NLL(upsample=upsample)(low.float(), mask)  # auto: few logits
+    assert torch.equal(got.total, NLL()(logits, mask).total)
 
 
-@pytest.mark.parametrize("options", [{}, {"reduction": "valid_pixels"}, {"ohem_threshold": 0.7}])
-def test_without_any_label_the_upsampled_loss_and_its_gradient_are_zero(options: dict, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(upsampled_loss, "SMALL", 0)
-    low, mask, _ = low_example({})
-    total, count = upsampled_loss_terms(low, torch.full_like(mask, 255), align_corners=True, **options)
-    (gradient,) = torch.autograd.grad(total, low)
-    assert total == 0
-    assert not gradient.any()
-    assert count == (0 if options else mask.numel())
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"reduction": "mean"}, "reduction must be one of all_pixels, valid_pixels, got reduction='mean'"),
+        ({"upsample": "half"}, "upsample must be one of auto, full, blocks, got upsample='half'"),
+        ({"class_weights": [1.0, -1.0]}, r"class_weights must be numbers of 0 or more, got \[1.0, -1.0\]"),
+        ({"class_weights": [1.0], "num_classes": 3}, "one weight for each of 3 classes, got 1"),
+    ],
+)
+def test_senseless_options_are_refused_with_what_was_got(options: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        NLL(**options)
+
+
+# --- losses that are no sum over pixels, and sums of losses -----------------------------------------------------------
+
+
+def test_a_librarys_loss_sees_upsampled_logits_and_its_denominator_is_the_pixels():
+    low, mask = low_example()
+
+    def mean_square(logits: Tensor, mask: Tensor) -> Tensor:
+        return logits.square().mean()
+
+    logits = F.interpolate(low.float(), size=(25, 33), mode="bilinear", align_corners=False)
+    terms = BatchLoss(mean_square)(low.float(), mask, align_corners=False)
+    torch.testing.assert_close(terms.mean(), logits.square().mean())
+    assert terms.denominator == mask.numel()
+
+
+def test_a_weighted_sum_by_hand():
+    def given(total: float, denominator: float):
+        return BatchLossOf(LossTerms(torch.tensor(total), torch.tensor(denominator)))
+
+    loss = WeightedSum({"a": 2.0, "b": 0.5}, a=given(6.0, 3.0), b=given(8.0, 4.0))
+    total, denominator = loss(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, dtype=torch.int64))
+    assert denominator == 3.0
+    assert total == pytest.approx(3.0 * (2.0 * 2.0 + 0.5 * 2.0))  # each with its own mean
+
+
+class BatchLossOf(torch.nn.Module):
+    """A loss that is already known."""
+
+    def __init__(self, terms: LossTerms) -> None:
+        super().__init__()
+        self.terms = terms
+
+    def forward(self, *_: Tensor, align_corners: bool) -> LossTerms:
+        return self.terms
+
+
+def test_a_sum_must_name_each_of_its_losses():
+    with pytest.raises(ValueError, match="must name each loss, got weights for a and the losses b"):
+        WeightedSum({"a": 1.0}, b=NLL())
+    with pytest.raises(ValueError, match="weights must be 0 or more"):
+        WeightedSum({"a": -1.0}, a=NLL())
+
+
+@pytest.mark.parametrize("name", ["dice", "focal", "lovasz"])
+def test_the_kept_librarys_losses_are_least_for_the_truth_and_ignore_ignored_pixels(name: str):
+    pytest.importorskip("segmentation_models_pytorch")
+    from composing import settled
+    from emanet.config.instantiate import build
+
+    loss = build(settled(f"loss={name}")["loss"], "loss", ignore_index=255, num_classes=4)
+    mask = torch.randint(0, 4, (2, 9, 9))
+    mask[:, :2] = 255
+    right = 20.0 * (2 * F.one_hot(mask.clamp(max=3), 4).permute(0, 3, 1, 2).float() - 1)
+    changed = right.clone()
+    changed[:, :, :2] = torch.randn(2, 4, 2, 9)  # where it is ignored
+    best, same, worse = (loss(logits, mask).mean() for logits in (right, changed, torch.zeros_like(right)))
+    torch.testing.assert_close(best, same)
+    assert best < 0.01 < worse
