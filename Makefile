@@ -13,14 +13,14 @@ BENCHMARKS     := $(GPU_BENCHMARKS) input_pipeline
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}'
 
-setup: $(STAMP) ## Make .venv and install the project with all extras
+setup: $(STAMP) ## Make .venv and install the project with what the commands and the tests need
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed, {v[0]}.{v[1]} was found: set PYTHON=/path/to/python3.11")'
 	@echo "Setting up $(VENV): the first time this fetches PyTorch, a few GB."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=24'
-	$(BIN)/python -m pip install --quiet --editable '.[quickstart,dashboard,search,joblib,test,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[quickstart,report,losses,coco,tensorboard,dashboard,search,joblib,test,dev]'
 	@# The official Cityscapes evaluation, for one test: its full requirements would bring a GUI along.
 	$(BIN)/python -m pip install --quiet --no-deps 'cityscapesscripts==2.3.0' 'pyquaternion>=0.9.9,<1'
 	@touch $@

@@ -27,7 +27,6 @@ def repeatable() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def zygote() -> Iterator[Zygote]:
-    """A process that runs the scripts without importing everything anew each time."""
-    with Zygote() as process:
-        yield process
+def zygote() -> Zygote:
+    """Runs the scripts without importing everything anew each time."""
+    return Zygote()

@@ -79,7 +79,7 @@ def test_a_run_folder_holds_all_that_one_needs_to_judge_and_repeat_the_run(voc_r
     assert summary["parameters"]["total"] == sum(
         value.numel()
         for key, value in weights(folder).items()
-        if not key.endswith(("running_mean", "running_var", "num_batches_tracked", "emau.mu"))
+        if not key.endswith(("running_mean", "running_var", "num_batches_tracked", "head.mu"))
     )
     rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
     assert [int(row["step"]) for row in rows if row["val/miou"]] == [1, 3]
@@ -107,13 +107,13 @@ def test_k_and_the_three_momenta_reach_bases_optimizer_and_batch_norm(zygote, tm
         f"dataset.root={tmp_path / 'data'}",
         "model.K=48",
         "model.momentum=1.0",
-        "optim.momentum=0.25",
+        "optimizer.momentum=0.25",
         "model.bn_momentum=0.0",
         f"hydra.run.dir={tmp_path / 'run'}",
         cwd=tmp_path,
     )
     content = checkpoint(tmp_path / "run")
-    mu = content["state_dict"]["net.emau.mu"]
+    mu = content["state_dict"]["net.head.mu"]
     assert mu.shape == (1, 8, 48)
     torch.testing.assert_close(mu.norm(dim=1), torch.ones(1, 48))  # all kept: still the normalized start
     assert {group["momentum"] for group in content["optimizer_states"][0]["param_groups"]} == {0.25}
@@ -135,7 +135,7 @@ def test_a_sweep_trains_each_combination_in_its_own_folder(zygote, tmp_path):
         cwd=tmp_path,
     )
     found = {
-        folder.name: weights(folder)["net.emau.mu"].shape[2] for folder in sorted((tmp_path / "sweep").glob("[0-9]"))
+        folder.name: weights(folder)["net.head.mu"].shape[2] for folder in sorted((tmp_path / "sweep").glob("[0-9]"))
     }
     assert found == {"0": 3, "1": 5}
 
@@ -150,7 +150,7 @@ def test_a_run_started_from_other_weights_replaces_the_classifier_and_keeps_the_
         "dataset.num_classes=5",
         f"dataset.root={tmp_path / 'data'}",
         f"init_from={voc_run / 'run' / 'checkpoints' / 'last.ckpt'}",
-        "optim.lr=1e-12",
+        "optimizer.lr=1e-12",
         "trainer.max_steps=1",
         f"hydra.run.dir={tmp_path / 'run'}",
         cwd=tmp_path,

@@ -35,7 +35,7 @@ class DrawingSweeper(Sweeper):
     def sweep(self, arguments):
         for job in range(2):
             drawn = int.from_bytes(os.urandom(6), "big") / 2**48 * 1e-2
-            [done] = self.launcher.launch([[*arguments, f"optim.lr={drawn}", f"model.K={3 + job}"]], job)
+            [done] = self.launcher.launch([[*arguments, f"optimizer.lr={drawn}", f"model.K={3 + job}"]], job)
             print("OBJECTIVE", job, done.return_value, flush=True)
 """
 
@@ -138,7 +138,7 @@ def test_two_devices_end_like_one_and_only_the_first_writes(data, tmp_path):
     run(*one_device, cwd=tmp_path, PYTHONPATH=python_path, WATCHED="/nowhere", NOTES="/nowhere")
     one, two = load(tmp_path / "one"), load(tmp_path / "two")
     assert two["validation"] == pytest.approx(one["validation"], rel=0, abs=0, nan_ok=True)  # five images, each once
-    assert one["state_dict"]["net.emau.mu"].dtype == torch.float64
+    assert one["state_dict"]["net.head.mu"].dtype == torch.float64
     for key, value in one["state_dict"].items():
         torch.testing.assert_close(two["state_dict"][key], value, rtol=1e-9, atol=1e-12)
     for ours, theirs in zip(losses(tmp_path / "two"), losses(tmp_path / "one"), strict=True):
@@ -165,7 +165,7 @@ def test_a_sweep_on_two_devices_has_one_folder_and_the_same_values_on_both(data,
     drawn = set()
     for job in "01":
         content = load(sweep / job)
-        assert content["state_dict"]["net.emau.mu"].shape[2] == 3 + int(job)
+        assert content["state_dict"]["net.head.mu"].shape[2] == 3 + int(job)
         assert float(objectives[job]) == content["validation"]["val/miou"]
         assert json.loads((sweep / job / "result.json").read_text()) == content["validation"]["val/miou"]
         drawn.add(content["hyper_parameters"]["optim"]["lr"])

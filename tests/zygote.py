@@ -1,12 +1,13 @@
-"""Runs of the real scripts in seconds: a process that has imported everything forks one process per run."""
+"""Runs of the real scripts in seconds: forked from a server that has imported everything (multiprocessing's own)."""
 
-import json
+import multiprocessing
 import os
 import runpy
 import signal
-import subprocess
 import sys
 import time
+import traceback
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,8 +40,14 @@ class Done(NamedTuple):
 class Run:
     """A run that is under way."""
 
-    def __init__(self, zygote: "Zygote", pid: int, log: Path) -> None:
-        self.zygote, self.pid, self.log = zygote, pid, log
+    def __init__(self, process: ForkServerProcess, log: Path) -> None:
+        self.process, self.log = process, log
+
+    @property
+    def pid(self) -> int:
+        """Number of its process."""
+        assert self.process.pid is not None
+        return self.process.pid
 
     def wait_for(self, path: Path, seconds: float = 120) -> None:
         """Wait until the run has written a file."""
@@ -51,40 +58,37 @@ class Run:
 
     def wait(self) -> Done:
         """Wait for the end."""
-        code = os.waitstatus_to_exitcode(self.zygote.ask(wait=self.pid))
-        return Done(code, self.log.read_text())
+        self.process.join()
+        assert self.process.exitcode is not None
+        return Done(self.process.exitcode, self.log.read_text())
 
 
 class Zygote:
-    """The process that forks; a context manager."""
+    """Starts runs; the server starts with the first of them, with this process's environment but for a launcher's."""
 
-    def __enter__(self) -> "Zygote":
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(LAUNCHERS)}
-        environment |= {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "NO_ALBUMENTATIONS_UPDATE": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._process.wait(timeout=60)
-
-    def ask(self, **request: Any) -> int:
-        """Send a request; returns its answer."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        print(json.dumps(request), file=self._process.stdin, flush=True)
-        return int(self._process.stdout.readline())
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["emanet.training.callbacks", "emanet.cli.jobs"])
+        self._started = False
 
     def start(self, *arguments: str, cwd: Path, script: str = "train.py", patch: str = "") -> Run:
         """Start ``script`` in ``cwd`` after executing ``patch``."""
         log = cwd / f"output_{time.monotonic_ns()}.txt"
         argv = [str(SRC / script), *arguments]
-        return Run(self, self.ask(argv=argv, cwd=str(cwd), log=str(log), patch=patch), log)
+        process = self._context.Process(target=become, args=(argv, str(cwd), str(log), patch))
+        before = dict(os.environ)
+        if not self._started:
+            for key in [key for key in os.environ if key.startswith(LAUNCHERS)]:
+                del os.environ[key]
+            os.environ.update(OMP_NUM_THREADS="1", WANDB_MODE="offline", NO_ALBUMENTATIONS_UPDATE="1")
+            os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # where the server finds what it imports beforehand
+            self._started = True
+        try:
+            process.start()
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+        return Run(process, log)
 
     def run(self, *arguments: str, cwd: Path, code: int = 0, **options: Any) -> str:
         """Run ``script`` and return its output; its exit code must be ``code``."""
@@ -93,49 +97,28 @@ class Zygote:
         return done.output
 
 
-def serve() -> None:
-    """The forking process: one request per line."""
-    sys.path.insert(0, str(SRC))
-    import torch
-
-    torch.set_num_threads(1)
-    for line in sys.stdin:
-        request = json.loads(line)
-        if "wait" in request:
-            answer = os.waitpid(request["wait"], 0)[1]
-        else:
-            answer = os.fork()
-            if answer == 0:
-                become(request)
-        print(answer, flush=True)
-
-
-def become(request: dict[str, Any]) -> None:
+def become(argv: list[str], cwd: str, output: str, patch: str) -> None:
     """Turn this process into a run of a script."""
-    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT)
+    os.environ.pop("PYTHONPATH", None)
+    log = os.open(output, os.O_WRONLY | os.O_CREAT)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
+    sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, mode) for number, mode in enumerate("rww"))
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.chdir(request["cwd"])
-    sys.argv = request["argv"]
+    os.chdir(cwd)
+    sys.argv = argv
     code: Any = 0
     try:
-        exec(request["patch"], {})
+        exec(patch, {})
         runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as error:
         code = error.code
         if isinstance(code, str):
             print(code, file=sys.stderr)
     except BaseException:
-        import traceback
-
         traceback.print_exc()
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))
-
-
-if __name__ == "__main__":
-    serve()

@@ -98,7 +98,7 @@ def test_a_sweep_runs_as_jobs_of_two_tasks_each_with_one_folder_per_job(data, tm
     process = sweep(tmp_path, data, *TWO, "trainer.max_steps=3", "hydra.launcher.tasks_per_node=2", "model.K=3,5")
     assert process.wait(300) == 0, (tmp_path / "sweep.txt").read_text()[-5000:]
     [folder] = (tmp_path / "runs" / "voc").iterdir()
-    assert {job: load(folder / job)["state_dict"]["net.emau.mu"].shape[2] for job in "01"} == {"0": 3, "1": 5}
+    assert {job: load(folder / job)["state_dict"]["net.head.mu"].shape[2] for job in "01"} == {"0": 3, "1": 5}
     assert steps(folder / "0") == [0, 1, 2]
 
 

@@ -1,0 +1,39 @@
+"""The command ``emanet JOB ...``: the scripts of src/ with the same arguments, from wherever they are installed."""
+
+import runpy
+import sys
+from pathlib import Path
+
+from emanet.config.schema import PACKAGE
+
+#: where the scripts lie: in a wheel, or beside the package in a source tree
+SCRIPTS = PACKAGE / "scripts" if (PACKAGE / "scripts").is_dir() else PACKAGE.parent
+JOBS = ("train", "eval", "predict", "prepare", "inspect", "report", "search", "complexity", "robustness", "dashboard")
+FILES = {"inspect": "inspect_data"}  # a script must not be called as a module of the standard library
+
+
+def script(job: str) -> Path:
+    """File of a job."""
+    return SCRIPTS / f"{FILES.get(job, job)}.py"
+
+
+def usage() -> str:
+    """What there is, each with the first sentence of its script."""
+    lines = []
+    for job in JOBS:
+        first = script(job).read_text(encoding="utf-8").splitlines()[0].strip('"')
+        lines.append(f"  emanet {job:<11} {first}")
+    return "usage: emanet JOB [KEY=VALUE ...]\n\n" + "\n".join(lines) + "\n\nemanet JOB --help shows the configuration of one"
+
+
+def main() -> None:
+    """Run a job as ``python src/JOB.py`` does: whoever starts the command again finds a file to start."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return
+    if arguments[0] not in JOBS:
+        sys.exit(f"error: no job {arguments[0]!r}\n{usage()}")
+    path = script(arguments[0])
+    sys.argv = [str(path), *arguments[1:]]
+    runpy.run_path(str(path), run_name="__main__")
