@@ -23,7 +23,11 @@ def usage() -> str:
     for job in JOBS:
         first = script(job).read_text(encoding="utf-8").splitlines()[0].strip('"')
         lines.append(f"  emanet {job:<11} {first}")
-    return "usage: emanet JOB [KEY=VALUE ...]\n\n" + "\n".join(lines) + "\n\nemanet JOB --help shows the configuration of one"
+    return (
+        "usage: emanet JOB [KEY=VALUE ...]\n\n"
+        + "\n".join(lines)
+        + "\n\nemanet JOB --help shows the configuration of one"
+    )
 
 
 def main() -> None:
