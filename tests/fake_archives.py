@@ -1,10 +1,12 @@
 """Archives of each benchmark, tiny but laid out as the published ones, and recipes that know their checksums."""
 
 import hashlib
+import resource
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,8 +108,19 @@ def tiny_recipe(name: str, folder: Path, url: str | None = None) -> Recipe:
             archive,
             size=None,
             checksum=archive.checksum and "md5:" + hashlib.md5((folder / archive.file).read_bytes()).hexdigest(),
-            url=archive.url and url and f"{url}/{archive.file}",
+            host=archive.host and url,
         )
         for archive in RECIPES[name].archives
     )
     return replace(RECIPES[name], archives=archives)
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """Let the kernel refuse bytes beyond ``size`` in any file, as a full disk or a quota does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

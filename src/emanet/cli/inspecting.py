@@ -10,7 +10,7 @@ from emanet.config.instantiate import call_target
 from emanet.config.rules import check
 from emanet.data.datamodule import SegmentationDataModule
 from emanet.data.inspection import contact_sheet, inspect, report, write_weights, written
-from emanet.data.preparing.bars import Bars
+from emanet.data.preparing.bars import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ def inspect_split(cfg: DictConfig, folder: Path) -> None:
     datamodule: SegmentationDataModule = call_target(cfg.dataset, extra_transforms=[], seed=cfg.seed)
     datamodule.prepare_data()
     split = cfg.split or datamodule.stage_splits["fit"]
-    with Bars(Console())("reading masks", "images") as tick:
+    with progress_bar(Console(), "reading masks", unit="images") as tick:
         found = inspect(datamodule, split, limit=cfg.limit, tick=tick)
     text = report(found)
     print(text)

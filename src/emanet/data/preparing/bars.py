@@ -1,40 +1,24 @@
-"""Progress bars of the scripts that look after data."""
+"""The progress bar of everything that reads or writes many files."""
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from emanet.data.preparing.download import Tick
+Tick = Callable[[int, int | None], None]
+"""Told of progress: what is done, and how much there is in all (None: unknown)."""
 
 
-class Bars:
-    """Progress bars on a console: bytes, speed and time left."""
+def silent(_done: int, _total: int | None) -> None:
+    """Report nothing."""
 
-    def __init__(self, console: Console):
-        self.console = console
 
-    @contextlib.contextmanager
-    def __call__(self, text: str, unit: str) -> Iterator[Tick]:
-        """Open a bar."""
-        counted: tuple[ProgressColumn, ...] = (MofNCompleteColumn(),)
-        if unit == "bytes":
-            counted = (DownloadColumn(), TransferSpeedColumn())
-        columns = (TextColumn("{task.description}"), BarColumn(), *counted, TimeRemainingColumn())
-        with Progress(*columns, console=self.console) as progress:
-            task = progress.add_task(text, total=None)
-
-            def tick(done: int, total: int | None) -> None:
-                progress.update(task, completed=done, total=total)
-
-            yield tick
+@contextmanager
+def progress_bar(console: Console, text: str, *, unit: str = "bytes") -> Iterator[Tick]:
+    """Show a bar that counts bytes, or another ``unit``, and the time left."""
+    counted = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), counted, TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=console.quiet) as progress:
+        task = progress.add_task(text, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
