@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml
 	@echo "Setting up $(VENV): the first time this fetches PyTorch, a few GB."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=24'
-	$(BIN)/python -m pip install --quiet --editable '.[quickstart,dashboard,search,joblib,test,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[quickstart,coco,dashboard,search,joblib,test,dev]'
 	@# The official Cityscapes evaluation, for one test: its full requirements would bring a GUI along.
 	$(BIN)/python -m pip install --quiet --no-deps 'cityscapesscripts==2.3.0' 'pyquaternion>=0.9.9,<1'
 	@touch $@
