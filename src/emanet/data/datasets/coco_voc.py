@@ -18,10 +18,8 @@ from emanet.data.datasets.detail import AnnotatedImage, RunLengthLabels, coco_ma
 from emanet.data.datasets.voc import CLASSES, PALETTE
 from emanet.data.reading import IGNORE, Labels, Sample, class_lut
 
-COCO_NAMES = {
-    **{"aeroplane": "airplane", "diningtable": "dining table", "motorbike": "motorcycle"},
-    **{"pottedplant": "potted plant", "sofa": "couch", "tvmonitor": "tv"},
-}
+COCO_NAMES = {"aeroplane": "airplane", "diningtable": "dining table", "motorbike": "motorcycle"}
+COCO_NAMES |= {"pottedplant": "potted plant", "sofa": "couch", "tvmonitor": "tv"}
 """COCO's names of the VOC classes that it spells otherwise."""
 
 
@@ -34,10 +32,7 @@ class COCOVOC(SegmentationDataModule):
     """
 
     name = "coco_voc"
-
-    def __init__(self, **options: Any):
-        super().__init__(**options)
-        self.class_names, self.palette = CLASSES, PALETTE
+    class_names, palette = CLASSES, PALETTE
 
     def remedy(self) -> str:
         """Say where the files come from."""
@@ -80,12 +75,10 @@ def read_instances(path: Path) -> dict[str, AnnotatedImage]:
             instances, size = chosen[fields["id"]], (fields["height"], fields["width"])
             if not all(instance["iscrowd"] for instance in instances):
                 instances.sort(key=lambda instance: (not instance["iscrowd"], -instance["area"]))
-                runs = [
-                    (IGNORE if instance["iscrowd"] else labels[instance["category_id"]], outline_runs(instance, size))
-                    for instance in instances
-                ]
-                name = Path(fields["file_name"]).stem
-                images[name] = AnnotatedImage(name, path.stem, size, runs)
+                drawn = [IGNORE if instance["iscrowd"] else labels[instance["category_id"]] for instance in instances]
+                runs = [outline_runs(instance["segmentation"], size) for instance in instances]
+                name, painted = Path(fields["file_name"]).stem, list(zip(drawn, runs, strict=True))
+                images[name] = AnnotatedImage(name, path.stem, size, painted)
     except (ValueError, LookupError, TypeError) as error:
         raise DatasetError(
             f"{path}: not the instances of COCO 2017 ({error!r}); take it from annotations_trainval2017.zip again."
@@ -93,13 +86,10 @@ def read_instances(path: Path) -> dict[str, AnnotatedImage]:
     return images
 
 
-def outline_runs(instance: dict[str, Any], size: tuple[int, int]) -> Any:
+def outline_runs(outline: Any, size: tuple[int, int]) -> Any:
     """Run lengths of an instance: its own, or those of its polygons in COCO's own way."""
-    outline = instance["segmentation"]
-    if isinstance(outline, dict):
-        return outline["counts"]
     mask = coco_mask()
-    return mask.merge(mask.frPyObjects(outline, *size))["counts"]
+    return outline["counts"] if isinstance(outline, dict) else mask.merge(mask.frPyObjects(outline, *size))["counts"]
 
 
 def shrink(fields: dict[str, Any]) -> dict[str, Any]:

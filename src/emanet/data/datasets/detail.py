@@ -8,6 +8,7 @@ itself was not at hand when this was written, so only a small imitation is teste
 import importlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +18,8 @@ from jaxtyping import Bool, UInt8
 from emanet.common.errors import DatasetError
 from emanet.data.reading import Sample, apply_lut, require_mask
 
-KEPT = {"images", "annos_segmentation", "image_id", "file_name", "phase", "height", "width", "category_id"} | {
-    *("segmentation", "counts")
-}
-"""Fields of the json that matter here; parts, boxes and key points are dropped while it is parsed."""
+KEPT = {"images", "image_id", "file_name", "phase", "height", "width"}  # parts and key points are dropped on parsing
+KEPT |= {"annos_segmentation", "category_id", "segmentation", "counts"}
 
 
 class AnnotatedImage(NamedTuple):
@@ -41,15 +40,13 @@ def read_annotations(path: Path) -> dict[str, AnnotatedImage]:
     try:
         with path.open(encoding="utf-8") as file:
             content = json.load(file, object_hook=lambda fields: {key: fields[key] for key in KEPT & fields.keys()})
-        by_id = {
-            image["image_id"]: AnnotatedImage(
-                Path(image["file_name"]).stem, image["phase"], (image["height"], image["width"]), []
-            )
-            for image in content["images"]
-        }
+        by_id = {}
+        for image in content["images"]:
+            name, size = Path(image["file_name"]).stem, (image["height"], image["width"])
+            by_id[image["image_id"]] = AnnotatedImage(name, image["phase"], size, [])
         for annotation in content["annos_segmentation"]:
-            if (image := by_id.get(annotation["image_id"])) is not None:
-                image.runs.append((annotation["category_id"], annotation["segmentation"]["counts"]))
+            if (annotated := by_id.get(annotation["image_id"])) is not None:
+                annotated.runs.append((annotation["category_id"], annotation["segmentation"]["counts"]))
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(
             f"{path}: not the annotations of PASCAL in Detail ({error!r}); download it again "
@@ -93,21 +90,12 @@ def decode(counts: str | bytes | list[int], size: tuple[int, int], path: Path) -
         DatasetError: if they do not cover the image exactly.
     """
     mask, runs = coco_mask(), {"size": size, "counts": counts}
-    runs = mask.frPyObjects(runs, *size) if isinstance(counts, list) else runs
-    try:
+    if isinstance(counts, list):
+        runs = mask.frPyObjects(runs, *size)
+    with suppress(ValueError):  # runs that are too long
         inside = mask.decode(runs) == 1
-    except ValueError:
-        inside = None  # too long
-    # pycocotools leaves the pixels behind runs that are too short undefined: those fit into fewer pixels as well
-    if inside is None or fits(runs, size[0] * size[1] - 1):
-        raise DatasetError(f"{path}: its run lengths do not cover {size[0]} x {size[1]} pixels; download it again.")
-    return inside
-
-
-def fits(runs: dict[str, Any], pixels: int) -> bool:
-    """Whether run lengths cover no more than a number of pixels."""
-    try:
-        coco_mask().decode(runs | {"size": (pixels, 1)})
-    except ValueError:
-        return False
-    return True
+        try:  # behind runs that are too short pixels would be undefined, but those fit into fewer pixels as well
+            mask.decode(runs | {"size": (size[0] * size[1] - 1, 1)})
+        except ValueError:
+            return inside
+    raise DatasetError(f"{path}: its run lengths do not cover {size[0]} x {size[1]} pixels; download it again.")

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.filesize import decimal
 
@@ -42,24 +42,14 @@ shorten = reprlib.Repr()
 shorten.maxstring = 100
 
 
-class Member(NamedTuple):
-    """What an archive says about a member, and how its bytes are read."""
-
-    info: tarfile.TarInfo
-    open: Callable[[], Any]
-
-
-class Contents(NamedTuple):
-    """How much was written."""
-
-    files: int
-    size: int  #: bytes
+Member = tuple[tarfile.TarInfo, Callable[[], Any]]
+"""What an archive says about a member, and what opens it."""
 
 
 def unpack(
     archive: Path, target: Path, *, wanted: Sequence[str] = (), verified: bool = False, tick: Tick = silent
-) -> Contents:
-    """Unpack an archive into the new folder ``target``, or copy a file that is none; return how much was written.
+) -> tuple[int, int]:
+    """Unpack an archive into the new folder ``target``, or copy a file that is none; return the files and their bytes.
 
     Args:
         wanted: beginnings of the paths to unpack; none: everything.
@@ -71,41 +61,35 @@ def unpack(
             larger than the free disk; later for one that is damaged inside, and a disk that fills up.
     """
     with room_on_disk(target), reading(archive, verified) as members:
-        chosen = [member for member in within_reason(members, archive) if is_wanted(member.info, wanted, archive)]
-        done, size, free = 0, sum(member.info.size for member in chosen), free_bytes(target.parent)
+        chosen = [member for member in within_reason(members, archive) if is_wanted(member[0], wanted, archive)]
+        done, size, free = 0, sum(info.size for info, _ in chosen), free_bytes(target.parent)
         if size > free:
             raise DatasetError(
                 f"{archive} unpacks to {decimal(size)}, {decimal(free)} are free in {target.parent}: make room or set "
                 "dataset.root=... to another disk."
             )
         target.mkdir(parents=True)
-        for member in chosen:
-            write(member, target / member.info.name, archive)
-            done += member.info.size
+        for info, open_member in chosen:
+            (target / info.name).parent.mkdir(parents=True, exist_ok=True)
+            with open_member() as source, (target / info.name).open("wb") as file:
+                shutil.copyfileobj(source, file, CHUNK)
+            done += info.size
             tick(done, size)
-    return Contents(len(chosen), size)
+    return len(chosen), size
 
 
 def within_reason(members: Iterable[Member], archive: Path) -> Iterator[Member]:
-    """Hand members on until they are too many or too large.
-
-    Raises:
-        DatasetError: then.
-    """
+    """Hand members on; refuse the archive when they are too many or too large."""
     most, grown = max(ALWAYS_ALLOWED, MOST_GROWTH * archive.stat().st_size), 0
     for number, member in enumerate(members, start=1):
-        grown += member.info.size
+        grown += member[0].size
         if grown > most or number > MOST_FILES:
             raise refused(archive, f"it would grow to more than {decimal(most)} or {MOST_FILES} files (a bomb?)")
         yield member
 
 
 def is_wanted(info: tarfile.TarInfo, wanted: Sequence[str], archive: Path) -> bool:
-    """Whether a member is a file that is asked for.
-
-    Raises:
-        DatasetError: for one that would land outside, leads there, or is a device.
-    """
+    """Whether a member is a file that is asked for; refuse one that would land outside, leads there, or is a device."""
     name = shorten.repr(info.name)
     if LEAVES.match(info.name) or "\\" in info.linkname or max(len(info.name), len(info.linkname)) > LONGEST_NAME:
         raise refused(archive, f"its member {name} would land or lead outside the target folder")
@@ -117,23 +101,6 @@ def is_wanted(info: tarfile.TarInfo, wanted: Sequence[str], archive: Path) -> bo
         log.warning("%s: left out the link %s -> %s", archive, name, shorten.repr(info.linkname))
     parts = PurePosixPath(info.name).parts
     return info.isreg() and not FROM_MACOS & set(parts) and (not wanted or "/".join(parts).startswith(tuple(wanted)))
-
-
-def write(member: Member, path: Path, archive: Path) -> None:
-    """Write one file.
-
-    Raises:
-        DatasetError: naming the archive, where two names clash or the system refuses one.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with member.open() as source, path.open("wb") as file:
-            shutil.copyfileobj(source, file, CHUNK)
-    except OSError as error:
-        if error.errno not in BAD_NAME:
-            raise
-        reason = f"({error.strerror}): two of one name, or too long a path here"
-        raise refused(archive, f"its member {shorten.repr(member.info.name)} cannot be written {reason}") from error
 
 
 @contextmanager
@@ -153,14 +120,14 @@ def reading(archive: Path, verified: bool) -> Iterator[Iterator[Member]]:
         else:
             info = tarfile.TarInfo(archive.name)
             info.size = archive.stat().st_size
-            yield iter([Member(info, partial(archive.open, "rb"))])
+            yield iter([(info, partial(archive.open, "rb"))])
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the system's; gzip's own carries no number
+        if isinstance(error, OSError) and error.errno in BAD_NAME:
+            what = shorten.repr(str(error))
+            raise refused(archive, f"two members have one name, or one too long to be written here: {what}") from error
+        if isinstance(error, OSError) and error.errno is not None:  # gzip's own carries no number
             raise
-        size = archive.stat().st_size
-        raise DatasetError(
-            f"{archive}: truncated or damaged ({error}; {size} bytes); remove it and fetch it again."
-        ) from error
+        raise DatasetError(f"{archive}: truncated or damaged ({error}); remove it and fetch it again.") from error
 
 
 def zip_members(opened: zipfile.ZipFile, archive: Path) -> Iterator[Member]:
@@ -175,20 +142,18 @@ def zip_members(opened: zipfile.ZipFile, archive: Path) -> Iterator[Member]:
         if info.issym():
             with opened.open(entry) as link:
                 info.linkname = link.read(LONGEST_NAME + 1).decode(errors="replace")
-        yield Member(info, partial(opened.open, entry))
+        yield info, partial(opened.open, entry)
 
 
 def tar_members(opened: tarfile.TarFile, archive: Path, verified: bool) -> Iterator[Member]:
     """Walk through a tar file, and make sure that it has an end."""
     for info in opened:
-        yield Member(info, partial(opened.extractfile, info))
+        yield info, partial(opened.extractfile, info)
     assert opened.fileobj is not None
     opened.fileobj.seek(opened.offset)
     end = opened.fileobj.read(MOST_PADDING)  # to the last byte: only there gzip compares its checksum
     if len(end) < tarfile.BLOCKSIZE and not verified:  # tarfile takes a file cut between two members for whole
         raise EOFError("the mark at the end is missing")
-    if len(end) == MOST_PADDING:
-        raise refused(archive, "more follows behind its end")
 
 
 class Header(tarfile.TarInfo):

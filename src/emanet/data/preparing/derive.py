@@ -23,6 +23,7 @@ def derive_trainaug(root: Path, staging: Path, tick: Tick) -> None:
         return
     samples = VOC(root=root).find("trainaug")
     if not masks.is_dir():
+        shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
         for done, sample in enumerate(samples, start=1):
             assert sample.mask is not None  # every image of trainaug has one

@@ -28,6 +28,7 @@ CHUNK = 1 << 20
 TRIES = 6  # in a row that bring nothing new
 LONGEST_WAIT = 30.0  # seconds between tries
 TIMEOUT = (20.0, 60.0)  # seconds to connect, and between two chunks
+ORIGIN = ".part.json"  # ending of what says of which file on the web, and of which state of it, the part is
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 HEADERS = {"User-Agent": "emanet-prepare", "Accept-Encoding": "identity"}  # archives as stored, not gzipped once more
 
@@ -66,17 +67,12 @@ def download(url: str, target: Path, *, tick: Tick = silent, sleep: Callable[[fl
             log.warning("%s: %s, %d bytes are here; trying again in %.0f s", url, error, size_of(part), wait)
             sleep(wait)
     os.replace(part, target)
-    origin_of(part).unlink(missing_ok=True)
+    part.with_suffix(ORIGIN).unlink(missing_ok=True)
 
 
 def part_of(target: Path) -> Path:
     """Where the bytes of a file are collected until it is whole."""
     return target.with_name(f"{target.name}.part")
-
-
-def origin_of(part: Path) -> Path:
-    """Where it is said of which file on the web, and of which state of it, ``part`` is the beginning."""
-    return part.with_name(f"{part.name}.json")
 
 
 def size_of(path: Path) -> int:
@@ -91,7 +87,7 @@ def fetch_rest(url: str, part: Path, tick: Tick) -> None:
         Interrupted: if it is worth trying again.
         DatasetError: if it is not.
     """
-    origin = read_json(origin_of(part)) or {}
+    origin = read_json(part.with_suffix(ORIGIN)) or {}
     done = size_of(part) if origin.get("url") == url and origin.get("validator") else 0
     ranged = {"Range": f"bytes={done}-", "If-Range": origin["validator"]} if done else {}
     try:
@@ -100,12 +96,15 @@ def fetch_rest(url: str, part: Path, tick: Tick) -> None:
             if response.status_code == 416 and span == f"bytes */{done}":
                 return  # nothing lies behind what is here
             if response.status_code == 416 or (response.status_code == 206 and not span.startswith(f"bytes {done}-")):
-                origin_of(part).unlink(missing_ok=True)
+                part.with_suffix(ORIGIN).unlink(missing_ok=True)
                 raise Interrupted("the server's file has changed")
             refuse_other_answers(response)
             if response.status_code == 200 or not done:
                 done = 0
-                begin(url, part, response)
+                part.unlink(missing_ok=True)  # old bytes must not meet the new origin
+                tag = response.headers.get("ETag", "")  # a weak one cannot vouch for bytes (RFC 9110, section 13.1.5)
+                validator = tag if tag.startswith('"') else response.headers.get("Last-Modified")
+                write_json(part.with_suffix(ORIGIN), {"url": url, "validator": validator})
             length = response.headers.get("Content-Length")
             total = None if length is None else done + int(length)
             with part.open("ab") as file:
@@ -117,14 +116,6 @@ def fetch_rest(url: str, part: Path, tick: Tick) -> None:
         raise Interrupted(f"connection lost ({type(error).__name__})") from error
     if total not in (None, done):
         raise Interrupted(f"{done} of {total} bytes came")
-
-
-def begin(url: str, part: Path, response: requests.Response) -> None:
-    """Start anew; a weak ETag cannot vouch for bytes (RFC 9110, section 13.1.5)."""
-    part.unlink(missing_ok=True)  # old bytes must not meet the new origin
-    tag = response.headers.get("ETag", "")
-    validator = tag if tag.startswith('"') else response.headers.get("Last-Modified")
-    write_json(origin_of(part), {"url": url, "validator": validator})
 
 
 def refuse_other_answers(response: requests.Response) -> None:

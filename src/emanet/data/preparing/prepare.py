@@ -130,7 +130,8 @@ class Preparation:
                 self._save(record, whole=False)
         there = {step.archive.key for step in steps} | set(record["archives"])
         if self.recipe.trainaug and there.issuperset(self.recipe.trainaug):
-            self._merge()
+            with progress_bar(self.console, "merging trainaug", unit="files") as tick:
+                derive_trainaug(self.root, self.staging / "trainaug.incomplete", tick)
         counts = [
             count for check in self.recipe.checks if there.issuperset(check.needs) for count in self._count(check)
         ]
@@ -218,20 +219,14 @@ class Preparation:
         whole, incomplete = (self.staging / f"{archive.key}{ending}" for ending in ("", ".incomplete"))
         shutil.rmtree(incomplete, ignore_errors=True)
         with progress_bar(self.console, f"unpacking {archive.file}") as tick:
-            contents = unpack(path, incomplete, wanted=archive.wanted, verified=bool(archive.checksum), tick=tick)
+            files, size = unpack(path, incomplete, wanted=archive.wanted, verified=bool(archive.checksum), tick=tick)
         if hasattr(os, "sync"):  # not on Windows
             os.sync()  # what is recorded as whole shall be so after a power cut too
         shutil.rmtree(whole, ignore_errors=True)
         os.replace(incomplete, whole)
         move_into(whole, self.root / archive.into)
         about = {"file": archive.file, "origin": step.origin, "bytes": path.stat().st_size, **digests}
-        return about | {"files": contents.files, "unpacked_bytes": contents.size}
-
-    def _merge(self) -> None:
-        folder = self.staging / "trainaug.incomplete"
-        shutil.rmtree(folder, ignore_errors=True)
-        with progress_bar(self.console, "merging the masks of trainaug", unit="files") as tick:
-            derive_trainaug(self.root, folder, tick)
+        return about | {"files": files, "unpacked_bytes": size}
 
     def _count(self, check: Check) -> Iterator[Count]:
         """Count splits with the data set's own reader, and read some masks of each."""

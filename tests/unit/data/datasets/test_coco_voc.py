@@ -44,7 +44,7 @@ def test_instances_are_painted_by_name_small_over_large_and_crowds_are_ignored(d
 
 def test_polygons_cover_the_pixels_whose_centers_one_of_them_holds():
     def inside(size: tuple[int, int], *polygons: list[float]) -> list[list[int]]:
-        runs = outline_runs({"segmentation": list(polygons)}, size)
+        runs = outline_runs(list(polygons), size)
         return decode(runs, size, Path()).astype(int).tolist()
 
     triangle = inside((4, 4), [0, 0, 4, 0, 0, 4])
