@@ -6,11 +6,11 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from emanet.common.console import progress_bar
 from emanet.config.instantiate import call_target
 from emanet.config.rules import check
 from emanet.data.datamodule import SegmentationDataModule
 from emanet.data.inspection import contact_sheet, inspect, report, write_weights, written
-from emanet.data.preparing.bars import progress_bar
 
 log = logging.getLogger(__name__)
 

@@ -21,9 +21,9 @@ from typing import Any
 
 from rich.filesize import decimal
 
+from emanet.common.console import Tick, silent
 from emanet.common.errors import DatasetError
-from emanet.data.preparing.bars import Tick, silent
-from emanet.data.preparing.download import CHUNK, free_bytes, room_on_disk
+from emanet.data.preparing.download import CHUNK, free_bytes
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,6 @@ ZIP_KINDS = {0: tarfile.REGTYPE, stat.S_IFREG: tarfile.REGTYPE, stat.S_IFLNK: ta
 shorten = reprlib.Repr()
 shorten.maxstring = 100
 
-
 Member = tuple[tarfile.TarInfo, Callable[[], Any]]
 """What an archive says about a member, and what opens it."""
 
@@ -58,9 +57,10 @@ def unpack(
 
     Raises:
         DatasetError: before anything is written for an archive that is unsafe, truncated, grows beyond reason or is
-            larger than the free disk; later for one that is damaged inside, and a disk that fills up.
+            larger than the free disk; later for one that is damaged inside.
+        OSError: from a disk that fills up.
     """
-    with room_on_disk(target), reading(archive, verified) as members:
+    with reading(archive, verified) as members:
         chosen = [member for member in within_reason(members, archive) if is_wanted(member[0], wanted, archive)]
         done, size, free = 0, sum(info.size for info, _ in chosen), free_bytes(target.parent)
         if size > free:

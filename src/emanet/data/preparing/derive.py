@@ -6,10 +6,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from emanet.common.console import Tick
 from emanet.common.files import replacing
 from emanet.data.datasets.voc import VOC, read_voc_mask
 from emanet.data.palettes import voc_palette
-from emanet.data.preparing.bars import Tick
 
 
 def derive_trainaug(root: Path, staging: Path, tick: Tick) -> None:

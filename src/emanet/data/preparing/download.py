@@ -4,23 +4,21 @@ pooch removes its temporary file on any failure and never asks for a range (1.9,
 archive would start over each time. Here HTTP's ranges (RFC 9110, section 14) carry on, over requests.
 """
 
-import errno
 import hashlib
 import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import requests
 import urllib3
-from rich.filesize import decimal
 
+from emanet.common.console import Tick, silent
 from emanet.common.errors import DatasetError
 from emanet.common.files import read_json, write_json
-from emanet.data.preparing.bars import Tick, silent
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +27,6 @@ TRIES = 6  # in a row that bring nothing new
 LONGEST_WAIT = 30.0  # seconds between tries
 TIMEOUT = (20.0, 60.0)  # seconds to connect, and between two chunks
 ORIGIN = ".part.json"  # ending of what says of which file on the web, and of which state of it, the part is
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 HEADERS = {"User-Agent": "emanet-prepare", "Accept-Encoding": "identity"}  # archives as stored, not gzipped once more
 
 
@@ -46,15 +43,15 @@ def download(url: str, target: Path, *, tick: Tick = silent, sleep: Callable[[fl
         sleep: waits a number of seconds between tries.
 
     Raises:
-        DatasetError: refused by the server, cut off too often, or no room on the disk.
+        DatasetError: refused by the server, or cut off too often.
+        OSError: from the disk.
     """
     part, failures = part_of(target), 0
     target.parent.mkdir(parents=True, exist_ok=True)
     while True:
         before = size_of(part)
         try:
-            with room_on_disk(part):
-                fetch_rest(url, part, tick)
+            fetch_rest(url, part, tick)
             break
         except Interrupted as error:
             failures = 0 if size_of(part) > before else failures + 1
@@ -137,19 +134,17 @@ def refuse_other_answers(response: requests.Response) -> None:
 
 def remote_size(url: str) -> int | None:
     """Ask a server for a file's size; None where it does not say."""
-    try:
+    with suppress(requests.RequestException, Interrupted, DatasetError, KeyError):
         response = requests.head(url, headers=HEADERS, timeout=TIMEOUT[0], allow_redirects=True)
         refuse_other_answers(response)
-    except (requests.RequestException, Interrupted, DatasetError):
-        return None
-    length = response.headers.get("Content-Length")
-    return None if length is None else int(length)
+        return int(response.headers["Content-Length"])
+    return None
 
 
 def measure(path: Path, checksum: str | None, tick: Tick = silent) -> tuple[dict[str, str], str]:
     """Compute sha256 and the algorithm of ``checksum``; say how that differs from the known one ("": it does not)."""
     algorithm, _, expected = (checksum or "").partition(":")
-    hashes = {name: hashlib.new(name) for name in {"sha256", algorithm} if name}
+    hashes = {name: hashlib.new(name) for name in sorted({"sha256", algorithm}) if name}
     total, done = path.stat().st_size, 0
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
@@ -160,24 +155,6 @@ def measure(path: Path, checksum: str | None, tick: Tick = silent) -> tuple[dict
     digests = {name: value.hexdigest() for name, value in hashes.items()}
     right = not checksum or digests[algorithm] == expected
     return digests, "" if right else f"wrong checksum: {algorithm} {digests[algorithm]}, expected {expected}"
-
-
-@contextmanager
-def room_on_disk(path: Path) -> Iterator[None]:
-    """Turn "no space left" into an error that says where and how much.
-
-    Raises:
-        DatasetError: if the disk, a quota or a limit on file sizes stops a write.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        raise DatasetError(
-            f"no room to write {path} ({error.strerror}; {decimal(free_bytes(path))} free): make room or set "
-            "dataset.root=... to another disk, then run the same command again: it goes on where it stopped."
-        ) from error
 
 
 def free_bytes(folder: Path) -> int:

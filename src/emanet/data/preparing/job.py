@@ -42,8 +42,7 @@ def prepare(
     console = console or Console()
     if dataset == "all" and (options.get("parts") is not None or root is not None):
         raise ConfigError("parts=[...] and dataset.root=... go with one benchmark; with all: paths.data_dir=DIR.")
-    failures: list[str] = []
-    by_hand: list[str] = []
+    failures, by_hand = list[str](), list[str]()
     for name in RECIPES if dataset == "all" else [dataset]:
         preparation = Preparation(name, Path(root or Path(data_dir) / name), console=console, **options)
         try:
@@ -80,7 +79,7 @@ def plan_lines(preparation: Preparation) -> list[str]:
 def count_lines(preparation: Preparation, counts: Sequence[Count]) -> list[str]:
     """Say what is there."""
     lines = [f"{preparation.name} is ready in {preparation.root}"]
-    for count in counts:
-        published = "as published" if count.right else f"{count.expected} published"
-        lines.append(f"  {count.name:<16}{count.found:>7} images, {published}")
+    for name, found, expected in counts:
+        published = "as published" if found == expected else f"{expected} published"
+        lines.append(f"  {name:<16}{found:>7} images, {published}")
     return lines

@@ -17,17 +17,16 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.filesize import decimal
 
+from emanet.common.console import progress_bar
 from emanet.common.errors import ConfigError, DatasetError
 from emanet.common.files import locked, read_json, write_json
 from emanet.data.items import read_pair
 from emanet.data.preparing.archives import unpack
-from emanet.data.preparing.bars import progress_bar
 from emanet.data.preparing.derive import derive_trainaug
 from emanet.data.preparing.download import download, free_bytes, measure, part_of, remote_size, size_of
 from emanet.data.preparing.recipes import Archive, Check, recipe_of
 
 LOOKED_AT = 8  # images of a split whose masks are read, to see that their labels are in range
-VERSION = 1  # of prepared.json
 
 
 class MissingArchiveError(DatasetError):
@@ -59,12 +58,7 @@ class Count(NamedTuple):
 
     name: str
     found: int
-    expected: int | None
-
-    @property
-    def right(self) -> bool:
-        """Whether the split is whole."""
-        return self.expected in (None, self.found)
+    expected: int
 
 
 @dataclass
@@ -92,10 +86,18 @@ class Preparation:
     def __post_init__(self) -> None:
         self.recipe = recipe_of(self.name)
         self.root = self.root.expanduser().absolute()
+        self.record = self.root / "prepared.json"
         self.staging, self.fetched = self.root / ".unpacking", self.root / "archives"
         known = [archive.key for archive in self.recipe.archives]
         if unknown := [part for part in self.parts or () if part not in known]:
             raise ConfigError(f"{self.name} has the parts {', '.join(known)}; got {', '.join(unknown)}.")
+        self.mirrored = (self.source or "").startswith(("http://", "https://"))
+        self.places = [self.fetched, self.root]
+        if self.source and not self.mirrored:
+            folder = Path(self.source).expanduser()
+            self.places = [folder, folder / self.name, *self.places]
+            if not folder.is_dir():
+                raise ConfigError(f"source={self.source}: no such folder, and no address with http:// or https://.")
 
     def plan(self) -> list[Step]:
         """Look at the disk and the source, and change nothing."""
@@ -109,7 +111,7 @@ class Preparation:
         """Do what the plan says; return the checked splits.
 
         Raises:
-            DatasetError: naming the file or split at fault. What was done stays done.
+            DatasetError: naming the file, split or folder at fault. What was done stays done.
         """
         try:
             with locked(self.root / ".prepare.lock"):
@@ -118,7 +120,8 @@ class Preparation:
             raise DatasetError(f"another process is preparing {self.root}; wait until it has ended.") from error
         except OSError as error:
             raise DatasetError(
-                f"cannot read or write what {self.root} needs ({error}); set dataset.root=... to a folder of yours."
+                f"{self.root}: {error}; {decimal(free_bytes(self.root))} are free there. Make room, or set "
+                "dataset.root=... to another folder; the same command goes on where it stopped."
             ) from error
 
     def _run(self) -> list[Count]:
@@ -127,7 +130,7 @@ class Preparation:
         for step in steps:
             if step.state in (State.FILE, State.FETCH):
                 record["archives"][step.archive.key] = self._bring(step)
-                self._save(record, whole=False)
+                write_json(self.record, record | {"whole": False})
         there = {step.archive.key for step in steps} | set(record["archives"])
         if self.recipe.trainaug and there.issuperset(self.recipe.trainaug):
             with progress_bar(self.console, "merging trainaug", unit="files") as tick:
@@ -136,8 +139,8 @@ class Preparation:
             count for check in self.recipe.checks if there.issuperset(check.needs) for count in self._count(check)
         ]
         record["counts"] |= {count.name: count.found for count in counts}
-        wrong = [f"{count.name} {count.found} of {count.expected}" for count in counts if not count.right]
-        self._save(record, whole=bool(counts) and not wrong)
+        wrong = [f"{count.name} {count.found} of {count.expected}" for count in counts if count.found != count.expected]
+        write_json(self.record, record | {"whole": bool(counts) and not wrong})
         if self.strict_counts and (wrong or not counts):
             raise DatasetError(
                 f"{self.name} in {self.root} is not whole: {', '.join(wrong) or 'none of its splits is complete'}. "
@@ -148,18 +151,12 @@ class Preparation:
         return counts
 
     def _record(self) -> dict[str, Any]:
-        path = self.root / "prepared.json"
-        record = read_json(path) or {}
-        if record.get("version") != VERSION:
-            record = {"dataset": self.name, "version": VERSION, "whole": False, "archives": {}, "counts": {}}
+        record = {"dataset": self.name, "whole": False, "archives": {}, "counts": {}} | (read_json(self.record) or {})
         if record["dataset"] != self.name:
             raise DatasetError(
-                f"{path} says that this folder holds {record['dataset']}, not {self.name}; set dataset.root=..."
+                f"{self.record} says that this folder holds {record['dataset']}, not {self.name}; set dataset.root=..."
             )
         return record
-
-    def _save(self, record: dict[str, Any], *, whole: bool) -> None:
-        write_json(self.root / "prepared.json", record | {"whole": whole})
 
     def _step(self, archive: Archive, done: dict[str, Any]) -> Step:
         if archive.key in done:
@@ -167,20 +164,12 @@ class Preparation:
         moving = (self.staging / archive.key).exists()  # a run was killed: what is in place need not be all
         if not moving and all((self.root / place).exists() for place in archive.provides):
             return Step(archive, State.THERE, str(self.root / archive.provides[0]))
-        host, places = archive.host, [self.fetched, self.root]
-        if self.source is not None and self.source.startswith(("http://", "https://")):
-            host = self.source.rstrip("/")
-        elif self.source is not None:
-            host, folder = None, Path(self.source).expanduser()
-            places = [folder, folder / self.name, *places]
-            if not folder.is_dir():
-                raise ConfigError(f"source={self.source}: no such folder, and no address with http:// or https://.")
-        for path in (place / archive.file for place in places):
+        for path in (place / archive.file for place in self.places):
             if path.is_file():
                 return Step(archive, State.FILE, str(path), path.stat().st_size, path.stat().st_size)
-        if host is None:
-            page = archive.page or f"{archive.host}/"
-            return Step(archive, State.MISSING, page, archive.size, 2 * (archive.size or 0))
+        host = self.source.rstrip("/") if self.source and self.mirrored else archive.host
+        if host is None or (self.source and not self.mirrored):
+            return Step(archive, State.MISSING, archive.page or f"{host}/", archive.size, 2 * (archive.size or 0))
         url = f"{host}/{archive.file}"
         size = archive.size or remote_size(url)
         needed = 2 * (size or 0) - size_of(part_of(self.fetched / archive.file))
@@ -212,9 +201,9 @@ class Preparation:
             digests, wrong = measure(path, archive.checksum, tick)
         if wrong:
             if step.state is State.FETCH:  # files that the user got are never touched
-                path = path.rename(path.with_name(f"{path.name}.refused"))
+                path = path.replace(path.with_name(f"{path.name}.refused"))
             raise DatasetError(
-                f"{path}: {wrong}; it is not used. Get it again, or name another place with source=DIR_OR_URL."
+                f"{path}: {wrong}; it is not used. Remove it and get it again, or name another place with source=."
             )
         whole, incomplete = (self.staging / f"{archive.key}{ending}" for ending in ("", ".incomplete"))
         shutil.rmtree(incomplete, ignore_errors=True)
@@ -233,12 +222,11 @@ class Preparation:
         reader = self.recipe.reader(root=self.root, **check.options)
         note = "".join(f" ({value})" for value in check.options.values())
         for split in check.splits:
-            samples = reader.samples(split)
-            labels = reader.labels()
+            samples, labels = reader.samples(split), reader.labels()
             for sample in samples[:: max(1, len(samples) // LOOKED_AT)][:LOOKED_AT]:
                 if sample.mask is not None:
                     read_pair(sample, labels)
-            yield Count(split + note, len(samples), reader.split_sizes.get(split))
+            yield Count(split + note, len(samples), reader.split_sizes[split])
 
 
 def move_into(source: Path, target: Path) -> None:

@@ -53,8 +53,7 @@ def read_recipes(path: Path) -> dict[str, Recipe]:
     for name, fields in yaml.safe_load(path.read_text(encoding="utf-8")).items():
         archives = [Archive(**archive) for archive in fields.pop("archives")]
         checks = [Check(**check) for check in fields.pop("checks")]
-        reader = getattr(data, fields.pop("reader"))
-        recipes[name] = Recipe(reader=reader, archives=archives, checks=checks, **fields)
+        recipes[name] = Recipe(archives=archives, checks=checks, **fields | {"reader": getattr(data, fields["reader"])})
     return recipes
 
 
