@@ -18,7 +18,7 @@ from emanet.cli.jobs import train
 from emanet.config.schema import CONF_DIR, register
 from emanet.data.preparing.prepare import Preparation
 from emanet.data.preparing.recipes import RECIPES
-from fake_archives import PACKERS, tiny_recipe, write_archives
+from fake_archives import ARCHIVES, tiny_recipe, write_archives
 from loopback import serving
 
 TESTS, SRC = Path(__file__).parent, Path(__file__).parents[1] / "src"
@@ -141,4 +141,4 @@ def test_a_prepared_benchmark_trains_two_steps(
 def test_every_benchmark_is_among_those_trained():
     (cases,) = (mark.args[1] for mark in test_a_prepared_benchmark_trains_two_steps.pytestmark if len(mark.args) == 2)
     trained = {name for name, _ in cases}
-    assert trained == set(RECIPES) == set(PACKERS)
+    assert trained == set(RECIPES) == set(ARCHIVES)

@@ -103,9 +103,9 @@ def test_a_link_that_leads_outside_refuses_the_archive(tmp_path: Path, archive: 
     assert not target.parent.exists()
 
 
-@pytest.mark.parametrize(("name", "goal"), [("a/b", "../outside"), ("a", "/etc/passwd")])
-def test_a_hard_link_that_leads_outside_refuses_a_tar(tmp_path: Path, name: str, goal: str):
-    info = tarfile.TarInfo(name)
+@pytest.mark.parametrize("goal", ["../outside", "/etc/passwd"])
+def test_a_hard_link_that_leads_outside_refuses_a_tar(tmp_path: Path, goal: str):
+    info = tarfile.TarInfo("a/b")
     info.type, info.linkname = tarfile.LNKTYPE, goal
     with tarfile.open(tmp_path / TAR, "w") as archive:
         archive.addfile(info)
@@ -158,14 +158,6 @@ def test_an_archive_larger_than_the_free_disk_is_refused_before_anything_is_writ
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", [TAR, "a.tgz", ZIP])
-@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
-def test_a_truncated_archive_is_named(tmp_path: Path, name: str, share: float):
-    archive = make(tmp_path / name, {f"{i}.bin": i.to_bytes(2, "big") * 3000 for i in range(20)})
-    archive.write_bytes(archive.read_bytes()[: int(archive.stat().st_size * share)])
-    refusal(archive, "truncated or damaged .*fetch it again")
-
-
 def test_a_tar_cut_between_two_members_is_not_taken_for_whole(tmp_path: Path):
     archive = make(tmp_path / TAR, {"a.bin": bytes(512), "b.bin": bytes(512)})
     archive.write_bytes(archive.read_bytes()[:1024])  # header and contents of a.bin, nothing else
@@ -173,26 +165,31 @@ def test_a_tar_cut_between_two_members_is_not_taken_for_whole(tmp_path: Path):
     assert unpack(archive, tmp_path / "out", verified=True)[0] == 1  # a known checksum outweighs the mark
 
 
-def flip(path: Path, place: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[place] ^= 0xFF
-    path.write_bytes(data)
+def cut(share: float, data: bytes) -> bytes:
+    return data[: int(share * len(data))]
+
+
+def flipped(data: bytes, place: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :]
 
 
 @pytest.mark.parametrize(
     ("name", "spoil"),
     [
-        (ZIP, lambda path: flip(path, 60)),
-        ("a.tgz", lambda path: flip(path, path.stat().st_size // 2)),
-        (TAR, lambda path: path.write_bytes(b"<html>not found</html>" * 100)),
-        (ZIP, lambda path: path.write_bytes(b"<html>not found</html>" * 100)),
-        ("a.tgz", lambda path: path.write_bytes(b"")),
+        *(
+            (name, lambda data, s=s: data[: int(s * len(data))])
+            for name in (TAR, "a.tgz", ZIP)
+            for s in (0.3, 0.6, 0.9)
+        ),
+        *((name, lambda data: b"<html>not found</html>" * 100) for name in (TAR, "a.tgz", ZIP)),
+        (ZIP, lambda data: flipped(data, 60)),
+        ("a.tgz", lambda data: flipped(data, len(data) // 2)),
     ],
 )
-def test_a_damaged_archive_is_named(tmp_path: Path, name: str, spoil: Callable[[Path], object]):
-    archive = make(tmp_path / name, FILES)
-    spoil(archive)
-    refusal(archive, "truncated or damaged")
+def test_a_truncated_or_damaged_archive_is_named(tmp_path: Path, name: str, spoil: Callable[[bytes], bytes]):
+    archive = make(tmp_path / name, {f"{i}.bin": i.to_bytes(2, "big") * 3000 for i in range(20)})
+    archive.write_bytes(spoil(archive.read_bytes()))
+    refusal(archive, "truncated or damaged (?s:.*)fetch it again")
 
 
 def test_what_macos_adds_is_left_out(tmp_path: Path):

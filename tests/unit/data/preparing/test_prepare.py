@@ -24,7 +24,7 @@ from emanet.data.preparing.job import prepare
 from emanet.data.preparing.prepare import MissingArchiveError, Preparation, State
 from emanet.data.preparing.recipes import RECIPES
 from emanet.data.reading import read_index_png
-from fake_archives import PACKERS, file_size_limit, tiny_recipe, write_archives
+from fake_archives import ARCHIVES, file_size_limit, tiny_recipe, write_archives
 from loopback import serving
 
 COUNTS = {  # images that the fake archives hold
@@ -42,7 +42,7 @@ QUIET = Console(quiet=True)
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of archives, made once."""
     base = tmp_path_factory.mktemp("shelf")
-    return {name: write_archives(name, base / name) for name in PACKERS}
+    return {name: write_archives(name, base / name) for name in ARCHIVES}
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def record(root: Path) -> dict:
     return json.loads((root / "prepared.json").read_text())
 
 
-@pytest.mark.parametrize("name", list(PACKERS))
+@pytest.mark.parametrize("name", list(ARCHIVES))
 def test_a_benchmark_is_prepared_over_the_network_recorded_and_not_fetched_twice(tiny, tmp_path: Path, name: str):
     with serving(tiny[name]) as server:
         counts = lenient(name, tmp_path, server.url, parts=None if name != "voc" else ("trainval", "sbd", "test")).run()
@@ -330,7 +330,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tiny, tmp_path: Pa
 
 def test_all_prepares_what_it_can_and_names_the_rest(tmp_path: Path, tiny, caplog: pytest.LogCaptureFixture):
     source = tmp_path / "source"
-    for name in set(PACKERS) - {"cityscapes"}:
+    for name in set(ARCHIVES) - {"cityscapes"}:
         shutil.copytree(tiny[name], source / name)
     (source / "ade20k" / "ADEChallengeData2016.zip").write_bytes(b"not a zip")
     with pytest.raises(DatasetError, match="not prepared: cityscapes, ade20k; see above"):
@@ -338,7 +338,7 @@ def test_all_prepares_what_it_can_and_names_the_rest(tmp_path: Path, tiny, caplo
     assert "cityscapes: source=" in caplog.text
     assert "wrong checksum" in caplog.text
     ready = {folder.name for folder in (tmp_path / "data").iterdir() if (folder / "prepared.json").is_file()}
-    assert ready == set(PACKERS) - {"cityscapes", "ade20k"}
+    assert ready == set(ARCHIVES) - {"cityscapes", "ade20k"}
     with pytest.raises(ConfigError, match="go with one benchmark"):
         prepare("all", data_dir=tmp_path, parts=["images"])
 
