@@ -86,15 +86,6 @@ def test_a_benchmark_is_prepared_over_the_network_recorded_and_not_fetched_twice
     assert not {".unpacking", "archives"} & {path.name for path in tmp_path.iterdir()}
 
 
-def test_the_addresses_of_the_recipe_are_used_where_no_source_is_given(
-    shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    with serving(shelf["ade20k"]) as server:
-        monkeypatch.setitem(RECIPES, "ade20k", tiny_recipe("ade20k", shelf["ade20k"], server.url))
-        lenient("ade20k", tmp_path, None, keep_archives=True).run()
-    assert (tmp_path / "archives" / "ADEChallengeData2016.zip").is_file()
-
-
 def test_a_folder_of_archives_serves_and_is_left_alone(tiny, tmp_path: Path):
     before = tree(tiny["voc"])
     lenient("voc", tmp_path, tiny["voc"]).run()
@@ -177,15 +168,19 @@ def test_a_bad_archive_is_refused_and_nothing_looks_whole(tiny, tmp_path: Path, 
         RECIPES[name].reader(root=root).samples("train")
 
 
-def test_a_fetched_file_of_a_wrong_checksum_is_put_aside_and_fetched_again(tiny, tmp_path: Path):
-    shutil.copytree(tiny["ade20k"], tmp_path / "www")
+def test_a_fetched_file_of_a_wrong_checksum_is_put_aside_and_fetched_again_from_the_recipes_address(
+    shelf: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shutil.copytree(shelf["ade20k"], tmp_path / "www")
     (archive,) = (tmp_path / "www").iterdir()
     archive.write_bytes(b"bad")
     with serving(tmp_path / "www") as server:
+        monkeypatch.setitem(RECIPES, "ade20k", tiny_recipe("ade20k", shelf["ade20k"], server.url))
         with pytest.raises(DatasetError, match=rf"archives/{archive.name}\.refused: wrong checksum: md5 .*not used"):
-            lenient("ade20k", tmp_path / "root", server.url).run()
-        shutil.copy(tiny["ade20k"] / archive.name, archive)
-        assert len(lenient("ade20k", tmp_path / "root", server.url).run()) == 2
+            lenient("ade20k", tmp_path / "root", None).run()
+        shutil.copy(shelf["ade20k"] / archive.name, archive)
+        assert len(lenient("ade20k", tmp_path / "root", None, keep_archives=True).run()) == 2
+    assert (tmp_path / "root" / "archives" / archive.name).is_file()
 
 
 def test_a_disk_too_small_is_noticed_before_anything_is_fetched(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
