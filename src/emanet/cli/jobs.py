@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from emanet.checkpoints.restore import read_stored, read_weights
+from emanet.common.console import progress_bar
 from emanet.common.errors import ConfigError
 from emanet.common.files import write_json
 from emanet.common.processes import own_rank
@@ -21,7 +22,6 @@ from emanet.config.instantiate import build
 from emanet.config.network import build_network
 from emanet.data.datamodule import SegmentationDataModule
 from emanet.data.inspection import contact_sheet, inspect, report, write_weights, written
-from emanet.data.preparing.bars import Bars
 from emanet.data.reading import read_image
 from emanet.inference.files import Results, predict_sources
 from emanet.inference.media import Source, find_sources, read_picture
@@ -197,7 +197,7 @@ def inspect_data(cfg: Config, folder: Path) -> None:
     data: SegmentationDataModule = build(node, "dataset", seed=cfg["seed"])
     data.prepare_data()
     split = cfg["split"] or data.stage_splits["fit"]
-    with Bars(Console())("reading masks", "images") as tick:
+    with progress_bar(Console(), "reading masks", unit="images") as tick:
         found = inspect(data, split, limit=cfg["limit"], tick=tick)
     text = report(found)
     print(text)

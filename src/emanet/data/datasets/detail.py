@@ -1,41 +1,34 @@
-"""``trainval_merged.json`` of PASCAL in Detail: semantic masks as COCO run lengths.
+"""Masks painted from COCO run lengths, and ``trainval_merged.json`` of PASCAL in Detail, which holds such masks.
 
 The fields are those that the detail API (``PythonAPI/detail/__init__.py``) and public converters read: ``images`` with
 image_id, file_name, phase, height, width; ``annos_segmentation`` with image_id, category_id, segmentation. The file
 itself was not at hand when this was written, so only a small imitation is tested.
 """
 
+import importlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Integer, UInt8
+from jaxtyping import Bool, UInt8
 
 from emanet.common.errors import DatasetError
 from emanet.data.reading import Sample, apply_lut, require_mask
 
-KEPT = {"images", "annos_segmentation", "image_id", "file_name", "phase", "height", "width", "category_id"} | {
-    *("segmentation", "counts")
-}
-"""Fields of the json that matter here; parts, boxes and key points are dropped while it is parsed."""
-
-
-class Run(NamedTuple):
-    """One annotation: its category and COCO run lengths."""
-
-    category: int
-    counts: str | list[int]
+KEPT = {"images", "image_id", "file_name", "phase", "height", "width"}  # parts and key points are dropped on parsing
+KEPT |= {"annos_segmentation", "category_id", "segmentation", "counts"}
 
 
 class AnnotatedImage(NamedTuple):
-    """One image of the json."""
+    """One image of a json: its categories with their run lengths, in the order of painting."""
 
     name: str
     phase: str
     size: tuple[int, int]
-    runs: list[Run]
+    runs: list[tuple[int, str | bytes | list[int]]]
 
 
 def read_annotations(path: Path) -> dict[str, AnnotatedImage]:
@@ -47,15 +40,13 @@ def read_annotations(path: Path) -> dict[str, AnnotatedImage]:
     try:
         with path.open(encoding="utf-8") as file:
             content = json.load(file, object_hook=lambda fields: {key: fields[key] for key in KEPT & fields.keys()})
-        by_id = {
-            image["image_id"]: AnnotatedImage(
-                Path(image["file_name"]).stem, image["phase"], (image["height"], image["width"]), []
-            )
-            for image in content["images"]
-        }
+        by_id = {}
+        for image in content["images"]:
+            name, size = Path(image["file_name"]).stem, (image["height"], image["width"])
+            by_id[image["image_id"]] = AnnotatedImage(name, image["phase"], size, [])
         for annotation in content["annos_segmentation"]:
-            if (image := by_id.get(annotation["image_id"])) is not None:
-                image.runs.append(Run(annotation["category_id"], annotation["segmentation"]["counts"]))
+            if (annotated := by_id.get(annotation["image_id"])) is not None:
+                annotated.runs.append((annotation["category_id"], annotation["segmentation"]["counts"]))
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(
             f"{path}: not the annotations of PASCAL in Detail ({error!r}); download it again "
@@ -65,45 +56,46 @@ def read_annotations(path: Path) -> dict[str, AnnotatedImage]:
 
 
 class RunLengthLabels:
-    """Labels painted from run lengths, in the file's order; pixels without annotation are 0 (detail API, getMask)."""
+    """Labels painted from run lengths, one over the other; pixels without any are 0 (detail API, getMask)."""
 
     def __init__(self, images: Mapping[str, AnnotatedImage], lut: UInt8[np.ndarray, " n"], num_classes: int):
         self.images, self.lut, self.num_classes = images, lut, num_classes
+        coco_mask()  # missing, it is missed here and not in a worker process
 
     def __call__(self, sample: Sample) -> UInt8[np.ndarray, "h w"]:
         """Paint and map the mask of one sample."""
-        h, w = self.images[sample.name].size
-        labels = np.zeros(h * w, np.int32)
-        for run in self.images[sample.name].runs:
-            inside = np.zeros(h * w, bool)
-            counts = decode_counts(run.counts)
-            if int(counts.sum()) != h * w:
-                raise DatasetError(
-                    f"{sample.mask}: run lengths of {sample.name} cover {counts.sum()} of {h * w} pixels."
-                )
-            ends = np.cumsum(counts)
-            for first, last in zip(ends[0::2], ends[1::2], strict=False):
-                inside[first:last] = True
-            labels[inside] = run.category
-        path = require_mask(sample)
-        return apply_lut(labels.reshape((h, w), order="F"), self.lut, path / sample.name, self.num_classes)
+        path, image = require_mask(sample) / sample.name, self.images[sample.name]
+        labels = np.zeros(image.size, np.int32)
+        for category, counts in image.runs:
+            labels[decode(counts, image.size, path)] = category
+        return apply_lut(labels, self.lut, path, self.num_classes)
 
 
-def decode_counts(counts: str | list[int]) -> Integer[np.ndarray, " runs"]:
-    """Decode COCO run lengths: alternately pixels outside and inside, down the columns.
+def coco_mask() -> Any:
+    """Import COCO's own code for masks.
 
-    In the compressed form each number is a row of characters of 5 bits, low first, bit 5 set where more follow, with
-    the sign in the last one's bit 4; from the fourth on, a number is the difference to the one two before it
-    (cocodataset/cocoapi, common/maskApi.c, rleFrString).
+    Raises:
+        DatasetError: if it is not installed.
     """
-    if not isinstance(counts, str):
-        return np.asarray(counts, np.int64)
-    characters = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - 48
-    last = np.flatnonzero((characters & 32) == 0)
-    first = np.concatenate([[0], last[:-1] + 1])
-    shift = 5 * (np.arange(len(characters)) - np.repeat(first, last - first + 1))
-    numbers = np.add.reduceat((characters & 31) << shift, first)
-    numbers -= np.where(characters[last] & 16, 1 << (5 * (last - first + 1)), 0)
-    numbers[1::2] = np.cumsum(numbers[1::2])
-    numbers[2::2] = np.cumsum(numbers[2::2])
-    return numbers
+    try:
+        return importlib.import_module("pycocotools.mask")
+    except ImportError as error:
+        raise DatasetError("COCO's run lengths and polygons need pycocotools:  pip install -e '.[coco]'") from error
+
+
+def decode(counts: str | bytes | list[int], size: tuple[int, int], path: Path) -> Bool[np.ndarray, "h w"]:
+    """Pixels inside, from COCO run lengths down the columns, compressed (text) or not (numbers).
+
+    Raises:
+        DatasetError: if they do not cover the image exactly.
+    """
+    mask, runs = coco_mask(), {"size": size, "counts": counts}
+    if isinstance(counts, list):
+        runs = mask.frPyObjects(runs, *size)
+    with suppress(ValueError):  # runs that are too long
+        inside = mask.decode(runs) == 1
+        try:  # behind runs that are too short pixels would be undefined, but those fit into fewer pixels as well
+            mask.decode(runs | {"size": (size[0] * size[1] - 1, 1)})
+        except ValueError:
+            return inside
+    raise DatasetError(f"{path}: its run lengths do not cover {size[0]} x {size[1]} pixels; download it again.")

@@ -1,212 +1,159 @@
 """Archives unpacked safely: zip and tar files from anywhere, of which nothing may land outside the target.
 
-Only plain files are ever written. A link inside the archive's own tree is left out (no benchmark needs one), a link or
-path that leads elsewhere, a device, a password or an absurd size refuse the whole archive. Python's own tar filter
-(PEP 706) does not know sizes, zip files know no filter at all.
+A zip's members are described as tar describes its own, so that one check serves both. Only plain files are written: a
+link that stays inside is left out (no benchmark needs one), anything else refuses the archive before the first byte.
 """
 
 import errno
 import logging
-import posixpath
 import re
+import reprlib
 import shutil
 import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple
+from typing import Any
 
+from rich.filesize import decimal
+
+from emanet.common.console import Tick, silent
 from emanet.common.errors import DatasetError
-from emanet.data.preparing.download import CHUNK, Tick, free_bytes, room_on_disk, silent
+from emanet.data.preparing.download import CHUNK, free_bytes
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 MOST_FILES = 1_000_000
 MOST_GROWTH = 100  # unpacked bytes per archive byte; images and masks stay far below
 ALWAYS_ALLOWED = 100 << 20  # bytes that no growth rule forbids
-MOST_PADDING = 16 << 20  # bytes of zeros behind the last member
+MOST_PADDING = 16 << 20  # bytes of zeros behind the last member of a tar
 LONGEST_NAME = 4096  # bytes of a path or of a link's goal; no system allows more
 LONGEST_HEADER = 1 << 20  # bytes of what a tar says about one member, which tarfile reads as a whole
-HEADERS = (
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-)
 BAD_NAME = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
-DRIVE = re.compile("[A-Za-z]:")
-LEFT_OUT = {"__MACOSX", ".DS_Store"}  # what macOS adds to archives
+LEAVES = re.compile(r"/|[A-Za-z]:|.*[\\\0]|(.*/)?\.\.(/|$)", re.DOTALL)  # names that lead out, here or on Windows
+FROM_MACOS = {"__MACOSX", ".DS_Store"}
+ZIP_KINDS = {0: tarfile.REGTYPE, stat.S_IFREG: tarfile.REGTYPE, stat.S_IFLNK: tarfile.SYMTYPE}
 
+shorten = reprlib.Repr()
+shorten.maxstring = 100
 
-class Entry(NamedTuple):
-    """A plain file of an archive, or a link that is left out."""
-
-    path: PurePosixPath  #: below the target, checked
-    size: int  #: bytes, as declared
-    open: Callable[[], IO[bytes]] | None  #: None for a link
-
-
-class Contents(NamedTuple):
-    """What an archive holds, or what was unpacked from it."""
-
-    files: int
-    size: int  #: bytes
-
-
-def is_archive(path: Path) -> bool:
-    """Tell archives, by their name, from files that are used as they are."""
-    return path.name.endswith(SUFFIXES)
-
-
-def survey(archive: Path, *, wanted: Sequence[str] = (), verified: bool = False) -> Contents:
-    """Look through all members before one is written; return how much is to be unpacked.
-
-    Args:
-        wanted: beginnings of the paths to unpack; none: everything.
-        verified: the archive's checksum is known to be right, so the mark at the end of a tar is not asked for.
-
-    Raises:
-        DatasetError: for an archive that is truncated, unsafe, or grows beyond reason.
-    """
-    most = max(ALWAYS_ALLOWED, MOST_GROWTH * archive.stat().st_size)
-    all_files = all_bytes = files = size = 0
-    with reading(archive, verified=verified) as entries:
-        for entry in entries:
-            all_files, all_bytes = all_files + 1, all_bytes + entry.size
-            if all_bytes > most or all_files > MOST_FILES:
-                raise DatasetError(
-                    f"{archive}: refused: it would grow to more than {most / 1e6:.0f} MB or {MOST_FILES} files, which "
-                    "no benchmark does (a decompression bomb?)."
-                )
-            if is_wanted(entry, wanted):
-                files, size = files + 1, size + entry.size
-    return Contents(files, size)
+Member = tuple[tarfile.TarInfo, Callable[[], Any]]
+"""What an archive says about a member, and what opens it."""
 
 
 def unpack(
     archive: Path, target: Path, *, wanted: Sequence[str] = (), verified: bool = False, tick: Tick = silent
-) -> Contents:
-    """Unpack an archive into the new folder ``target``, or copy a file that is none; return what was written.
+) -> tuple[int, int]:
+    """Unpack an archive into the new folder ``target``, or copy a file that is none; return the files and their bytes.
+
+    Args:
+        wanted: beginnings of the paths to unpack; none: everything.
+        verified: the archive's checksum is known to be right, so the mark at the end of a tar is not asked for.
+        tick: told of progress in bytes.
 
     Raises:
-        DatasetError: as :func:`survey`, and for a disk without room, before anything is written where that is known.
+        DatasetError: before anything is written for an archive that is unsafe, truncated, grows beyond reason or is
+            larger than the free disk; later for one that is damaged inside.
+        OSError: from a disk that fills up.
     """
-    contents = survey(archive, wanted=wanted, verified=verified)
-    if contents.size > (free := free_bytes(target.parent)):
-        raise DatasetError(
-            f"{archive} unpacks to {contents.size / 1e9:.2f} GB, {free / 1e9:.2f} GB are free in {target.parent}: make "
-            "room or set dataset.root=... to another disk."
-        )
-    done = 0
-    with room_on_disk(target), reading(archive, verified=verified) as entries:
+    with reading(archive, verified) as members:
+        chosen = [member for member in within_reason(members, archive) if is_wanted(member[0], wanted, archive)]
+        done, size, free = 0, sum(info.size for info, _ in chosen), free_bytes(target.parent)
+        if size > free:
+            raise DatasetError(
+                f"{archive} unpacks to {decimal(size)}, {decimal(free)} are free in {target.parent}: make room or set "
+                "dataset.root=... to another disk."
+            )
         target.mkdir(parents=True)
-        for entry in entries:
-            if is_wanted(entry, wanted):
-                with writable(entry.path, target, archive):
-                    write(entry, target / entry.path)
-                done += entry.size
-                tick(done, contents.size)
-    return contents
+        for info, open_member in chosen:
+            (target / info.name).parent.mkdir(parents=True, exist_ok=True)
+            with open_member() as source, (target / info.name).open("wb") as file:
+                shutil.copyfileobj(source, file, CHUNK)
+            done += info.size
+            tick(done, size)
+    return len(chosen), size
 
 
-def write(entry: Entry, path: Path) -> None:
-    """Write one file, which must be as long as declared."""
-    assert entry.open is not None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with entry.open() as source, path.open("wb") as file:
-        shutil.copyfileobj(source, file, CHUNK)
-        if file.tell() != entry.size:
-            raise EOFError(f"{entry.path} has {file.tell()} of {entry.size} bytes")
+def within_reason(members: Iterable[Member], archive: Path) -> Iterator[Member]:
+    """Hand members on; refuse the archive when they are too many or too large."""
+    most, grown = max(ALWAYS_ALLOWED, MOST_GROWTH * archive.stat().st_size), 0
+    for number, member in enumerate(members, start=1):
+        grown += member[0].size
+        if grown > most or number > MOST_FILES:
+            raise refused(archive, f"it would grow to more than {decimal(most)} or {MOST_FILES} files (a bomb?)")
+        yield member
 
 
-@contextmanager
-def writable(path: PurePosixPath, target: Path, archive: Path) -> Iterator[None]:
-    """Name the archive where a member's name cannot be written: two that clash, or one that the system refuses.
-
-    Raises:
-        DatasetError: instead of the system's error.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in BAD_NAME:
-            raise
-        raise DatasetError(
-            f"{archive}: its member {short(path)} cannot be written below {target}: {error.strerror}. Two members may "
-            "have one name, or the path be too long here: take another copy, or set dataset.root=... to a shorter path."
-        ) from error
-
-
-def is_wanted(entry: Entry, wanted: Sequence[str]) -> bool:
-    """Whether an entry is a file whose path begins with any of the wanted beginnings."""
-    return entry.open is not None and (not wanted or entry.path.as_posix().startswith(tuple(wanted)))
+def is_wanted(info: tarfile.TarInfo, wanted: Sequence[str], archive: Path) -> bool:
+    """Whether a member is a file that is asked for; refuse one that would land outside, leads there, or is a device."""
+    name = shorten.repr(info.name)
+    if LEAVES.match(info.name) or "\\" in info.linkname or max(len(info.name), len(info.linkname)) > LONGEST_NAME:
+        raise refused(archive, f"its member {name} would land or lead outside the target folder")
+    if not (info.isreg() or info.isdir()):
+        try:
+            tarfile.data_filter(info, f"{archive}.unpacked")
+        except (tarfile.FilterError, OSError) as error:
+            raise refused(archive, f"its member {name}: {shorten.repr(str(error))}") from error
+        log.warning("%s: left out the link %s -> %s", archive, name, shorten.repr(info.linkname))
+    parts = PurePosixPath(info.name).parts
+    return info.isreg() and not FROM_MACOS & set(parts) and (not wanted or "/".join(parts).startswith(tuple(wanted)))
 
 
 @contextmanager
-def reading(archive: Path, *, verified: bool = False) -> Iterator[Iterator[Entry]]:
-    """Open an archive as its plain files, to be read in this order; name the archive in every error.
+def reading(archive: Path, verified: bool) -> Iterator[Iterator[Member]]:
+    """Open an archive as its members, to be read in this order; name the archive in every error.
 
     Raises:
-        DatasetError: for an archive that is truncated, broken or unsafe.
+        DatasetError: for an archive that is truncated or broken.
     """
     try:
         if archive.name.endswith(".zip"):
             with zipfile.ZipFile(archive) as opened:
-                yield zip_entries(opened, archive)
-        elif is_archive(archive):
+                yield zip_members(opened, archive)
+        elif archive.name.endswith((".tar", ".tar.gz", ".tgz")):
             with tarfile.open(archive, tarinfo=Header) as opened_tar:
-                yield tar_entries(opened_tar, archive, verified)
+                yield tar_members(opened_tar, archive, verified)
         else:
-            yield iter([Entry(PurePosixPath(archive.name), archive.stat().st_size, lambda: archive.open("rb"))])
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-        raise broken(archive, error) from error
-    except OSError as error:
-        if error.errno is None:  # gzip's BadGzipFile; those of the operating system carry a number
-            raise broken(archive, error) from error
-        raise
+            info = tarfile.TarInfo(archive.name)
+            info.size = archive.stat().st_size
+            yield iter([(info, partial(archive.open, "rb"))])
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in BAD_NAME:
+            what = shorten.repr(str(error))
+            raise refused(archive, f"two members have one name, or one too long to be written here: {what}") from error
+        if isinstance(error, OSError) and error.errno is not None:  # gzip's own carries no number
+            raise
+        raise DatasetError(f"{archive}: truncated or damaged ({error}); remove it and fetch it again.") from error
 
 
-def zip_entries(opened: zipfile.ZipFile, archive: Path) -> Iterator[Entry]:
+def zip_members(opened: zipfile.ZipFile, archive: Path) -> Iterator[Member]:
     """Walk through a zip file; its checksums of members are verified on reading."""
-    for info in opened.infolist():
-        path = safe_path(info.orig_filename, archive)
-        kind = stat.S_IFMT(info.external_attr >> 16)
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # zipfile inflates others unbounded
-            raise refused(archive, f"{short(path)} is compressed by method {info.compress_type}, not by deflate")
-        if kind == stat.S_IFLNK:
-            with opened.open(info) as link:
-                goal = link.read(LONGEST_NAME + 1)
-            yield left_out(path, goal.decode(errors="replace"), archive)
-        elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise refused(archive, f"{path} is a device")
-        elif not info.is_dir() and not LEFT_OUT & set(path.parts):
-            yield Entry(path, info.file_size, lambda info=info: opened.open(info))  # type: ignore[misc]
+    for entry in opened.infolist():
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # zipfile inflates others unbounded
+            raise refused(archive, f"{shorten.repr(entry.filename)} is compressed by method {entry.compress_type}")
+        info = tarfile.TarInfo(entry.orig_filename)
+        info.size = entry.file_size
+        kind = stat.S_IFMT(entry.external_attr >> 16)
+        info.type = tarfile.DIRTYPE if entry.is_dir() else ZIP_KINDS.get(kind, tarfile.CHRTYPE)
+        if info.issym():
+            with opened.open(entry) as link:
+                info.linkname = link.read(LONGEST_NAME + 1).decode(errors="replace")
+        yield info, partial(opened.open, entry)
 
 
-def tar_entries(opened: tarfile.TarFile, archive: Path, verified: bool) -> Iterator[Entry]:
+def tar_members(opened: tarfile.TarFile, archive: Path, verified: bool) -> Iterator[Member]:
     """Walk through a tar file, and make sure that it has an end."""
     for info in opened:
-        path = safe_path(info.name, archive)
-        if info.issym():
-            yield left_out(path, info.linkname, archive)
-        elif info.islnk():
-            yield left_out(PurePosixPath(path.name), info.linkname, archive)  # names a member, from the archive's root
-        elif not (info.isreg() or info.isdir()):
-            raise refused(archive, f"{path} is a device")
-        elif info.isreg() and not LEFT_OUT & set(path.parts):
-            yield Entry(path, info.size, lambda info=info: tar_file(opened, info))  # type: ignore[misc]
+        yield info, partial(opened.extractfile, info)
     assert opened.fileobj is not None
     opened.fileobj.seek(opened.offset)
     end = opened.fileobj.read(MOST_PADDING)  # to the last byte: only there gzip compares its checksum
     if len(end) < tarfile.BLOCKSIZE and not verified:  # tarfile takes a file cut between two members for whole
         raise EOFError("the mark at the end is missing")
-    if len(end) == MOST_PADDING:
-        raise refused(archive, "more follows behind its end")
 
 
 class Header(tarfile.TarInfo):
@@ -216,60 +163,11 @@ class Header(tarfile.TarInfo):
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "Header":
         """Read a header, and refuse a huge one before tarfile reads it."""
         header = super().frombuf(buf, encoding, errors)
-        if header.size > LONGEST_HEADER and header.type in HEADERS:
+        if header.size > LONGEST_HEADER and not header.isreg():
             raise RuntimeError(f"a header of {header.size} bytes")
         return header
 
 
-def tar_file(opened: tarfile.TarFile, info: tarfile.TarInfo) -> Any:
-    """Open a plain file of a tar, as binary file."""
-    file = opened.extractfile(info)
-    assert file is not None  # None for other kinds only
-    return file
-
-
-def safe_path(name: str, archive: Path) -> PurePosixPath:
-    """Check a member's name: a relative path that stays below the target, on any system.
-
-    Raises:
-        DatasetError: if it does not.
-    """
-    path = PurePosixPath(name)
-    if not path.parts and name.strip("./") == "":
-        return PurePosixPath(".")  # the archive's own root, as "tar -c ." writes it
-    if path.is_absolute() or ".." in path.parts or DRIVE.match(name) or "\\" in name or "\0" in name:
-        raise refused(archive, f"its member {short(name)!r} would land outside the target folder")
-    if len(name) > LONGEST_NAME:
-        raise refused(archive, f"its member {short(name)!r} has a name of {len(name)} characters")
-    return path
-
-
-def left_out(path: PurePosixPath, goal: str, archive: Path) -> Entry:
-    """Refuse a link that leads out of the archive's tree or is too long; say that one inside is left out."""
-    if len(goal) > LONGEST_NAME:
-        raise refused(archive, f"its link {short(path)} is longer than {LONGEST_NAME} bytes")
-    reached = posixpath.normpath(posixpath.join(path.parent.as_posix(), goal))
-    if goal.startswith("/") or "\\" in goal or reached == ".." or reached.startswith("../"):
-        raise refused(archive, f"its link {short(path)} leads outside the target folder, to {short(goal)!r}")
-    log.warning("%s: left out the link %s -> %s", archive, short(path), short(goal))
-    return Entry(path, 0, None)
-
-
-def short(name: object) -> str:
-    """Cut a long name for a message."""
-    text = str(name)
-    return text if len(text) <= 100 else f"{text[:60]}...{text[-30:]}"
-
-
 def refused(archive: Path, reason: str) -> DatasetError:
-    """Make the error for an unsafe archive."""
-    return DatasetError(
-        f"{archive}: refused: {reason}. No copy of this benchmark holds such a thing; take another one."
-    )
-
-
-def broken(archive: Path, error: Exception) -> DatasetError:
-    """Make the error for a truncated or damaged archive."""
-    return DatasetError(
-        f"{archive}: truncated or damaged ({error}; {archive.stat().st_size} bytes); remove it and fetch it again."
-    )
+    """Make the error for an archive that is not unpacked."""
+    return DatasetError(f"{archive}: refused: {reason}. No copy of a benchmark holds such a thing; take another one.")

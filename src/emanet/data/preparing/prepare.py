@@ -1,39 +1,32 @@
 """A benchmark from nothing to verified: fetch, unpack, derive, count. Recipes: :mod:`emanet.data.preparing.recipes`.
 
-Below the root, ``archives/`` holds what was fetched, ``.unpacking/`` what is not yet whole. An archive is unpacked to
-``.unpacking/<part>/files``; once ``about.json`` lies beside it, it is whole and moved to its place by renaming. So a
-killed run leaves nothing in a data set's own folders that is not complete, and the next run goes on from there.
+Below the root, ``archives/`` holds what was fetched, ``.unpacking/`` what is not yet in its place. An archive is
+unpacked to ``.unpacking/<part>.incomplete``, which loses its ending once it is whole, and is then moved by renaming. So
+a killed run leaves nothing in a data set's own folders that is not complete, and the next run goes on from there.
+``prepared.json`` is written last and as a whole: what was unpacked, with measured checksums, and whether all is there.
 """
 
 import enum
-import logging
 import os
 import shutil
-from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rich.console import Console
+from rich.filesize import decimal
+
+from emanet.common.console import progress_bar
 from emanet.common.errors import ConfigError, DatasetError
-from emanet.common.files import read_json, write_json
+from emanet.common.files import locked, read_json, write_json
 from emanet.data.items import read_pair
 from emanet.data.preparing.archives import unpack
-from emanet.data.preparing.download import Partial, Tick, download, free_bytes, measure, mismatch, remote_size, silent
-from emanet.data.preparing.recipes import Archive, recipe_of
-from emanet.data.preparing.record import Record, locked
-
-log = logging.getLogger(__name__)
+from emanet.data.preparing.derive import derive_trainaug
+from emanet.data.preparing.download import download, free_bytes, measure, part_of, remote_size, size_of
+from emanet.data.preparing.recipes import Archive, Check, recipe_of
 
 LOOKED_AT = 8  # images of a split whose masks are read, to see that their labels are in range
-
-Show = Callable[[str, str], AbstractContextManager[Tick]]
-"""Opens a progress bar: its text, and what it counts ("bytes" or a plural noun)."""
-
-
-def show_nothing(_text: str, _unit: str) -> AbstractContextManager[Tick]:
-    """Show no progress."""
-    return nullcontext(silent)
 
 
 class MissingArchiveError(DatasetError):
@@ -45,7 +38,6 @@ class State(enum.Enum):
 
     DONE = "done"
     THERE = "there already, not by this program"
-    UNPACKED = "unpacked, to be moved to its place"
     FILE = "to be unpacked"
     FETCH = "to be fetched and unpacked"
     MISSING = "missing: get it by hand"
@@ -57,8 +49,8 @@ class Step(NamedTuple):
     archive: Archive
     state: State
     origin: str  #: path or address
-    size: int | None  #: bytes of the archive
-    needed: int  #: bytes of disk, about: what is left to fetch, and as much again unpacked
+    size: int | None = None  #: bytes of the archive
+    needed: int = 0  #: bytes of disk, about: what is left to fetch, and as much again unpacked
 
 
 class Count(NamedTuple):
@@ -66,12 +58,7 @@ class Count(NamedTuple):
 
     name: str
     found: int
-    expected: int | None
-
-    @property
-    def right(self) -> bool:
-        """Whether the split is whole."""
-        return self.expected in (None, self.found)
+    expected: int
 
 
 @dataclass
@@ -85,7 +72,7 @@ class Preparation:
         parts: keys of the archives to take; None: all, optional ones only where their files lie ready.
         strict_counts: whether a split of another size than published is an error.
         keep_archives: whether fetched archives stay once everything is unpacked and checked.
-        show: opens progress bars.
+        console: where progress is shown.
     """
 
     name: str
@@ -94,93 +81,103 @@ class Preparation:
     parts: Collection[str] | None = None
     strict_counts: bool = True
     keep_archives: bool = False
-    show: Show = show_nothing
+    console: Console = field(default_factory=lambda: Console(quiet=True))
 
     def __post_init__(self) -> None:
         self.recipe = recipe_of(self.name)
         self.root = self.root.expanduser().absolute()
+        self.record = self.root / "prepared.json"
         self.staging, self.fetched = self.root / ".unpacking", self.root / "archives"
         known = [archive.key for archive in self.recipe.archives]
         if unknown := [part for part in self.parts or () if part not in known]:
             raise ConfigError(f"{self.name} has the parts {', '.join(known)}; got {', '.join(unknown)}.")
-
-    # -- what is to be done
+        self.mirrored = (self.source or "").startswith(("http://", "https://"))
+        self.places = [self.fetched, self.root]
+        if self.source and not self.mirrored:
+            folder = Path(self.source).expanduser()
+            self.places = [folder, folder / self.name, *self.places]
+            if not folder.is_dir():
+                raise ConfigError(f"source={self.source}: no such folder, and no address with http:// or https://.")
 
     def plan(self) -> list[Step]:
         """Look at the disk and the source, and change nothing."""
-        record = Record.load(self.root, self.name)
-        steps = [
-            self._step(archive, record)
-            for archive in self.recipe.archives
-            if self.parts is None or archive.key in self.parts
-        ]
-        return [
-            step
-            for step in steps
-            if not (step.archive.optional and self.parts is None and step.state in (State.FETCH, State.MISSING))
-        ]
-
-    def _step(self, archive: Archive, record: Record) -> Step:
-        if archive.key in record.archives:
-            return Step(archive, State.DONE, str(record.archives[archive.key]["origin"]), None, 0)
-        if (self.staging / archive.key / "about.json").is_file():
-            return Step(archive, State.UNPACKED, str(self.staging / archive.key), None, 0)
-        if all((self.root / place).exists() for place in archive.provides):
-            return Step(archive, State.THERE, str(self.root / archive.provides[0]), None, 0)
-        for place in self._places():
-            if (path := place / archive.file).is_file():
-                length = path.stat().st_size
-                return Step(archive, State.FILE, str(path), length, length)
-        url = self._address(archive)
-        if url is None:
-            return Step(archive, State.MISSING, archive.page, archive.size, 2 * (archive.size or 0))
-        size = archive.size or remote_size(url)
-        here = Partial(self.fetched / archive.file).size
-        return Step(archive, State.FETCH, url, size, max(0, 2 * (size or 0) - here))
-
-    def _places(self) -> list[Path]:
-        places = [self.fetched, self.root]
-        if self.source is not None and not is_address(self.source):
-            folder = Path(self.source).expanduser()
-            if not folder.is_dir():
-                raise ConfigError(f"source={self.source}: no such folder, and no address with http:// or https://.")
-            places = [folder, folder / self.name, *places]
-        return places
-
-    def _address(self, archive: Archive) -> str | None:
-        if self.source is None:
-            return archive.url
-        return f"{self.source.rstrip('/')}/{archive.file}" if is_address(self.source) else None
-
-    # -- doing it
+        done = self._record()["archives"]
+        steps = [self._step(archive, done) for archive in self.recipe.archives]
+        if self.parts is not None:
+            return [step for step in steps if step.archive.key in self.parts]
+        return [step for step in steps if not step.archive.optional or step.state not in (State.FETCH, State.MISSING)]
 
     def run(self) -> list[Count]:
         """Do what the plan says; return the checked splits.
 
         Raises:
-            DatasetError: naming the file or split at fault. What was done stays done.
+            DatasetError: naming the file, split or folder at fault. What was done stays done.
         """
-        with locked(self.root):
-            steps = self.plan()
-            self._refuse_impossible(steps)
-            record = Record.load(self.root, self.name)
-            for step in steps:
-                if step.state not in (State.DONE, State.THERE):
-                    record.archives[step.archive.key] = self._bring(step)
-                    record.whole = False
-                    record.save(self.root)
-                    shutil.rmtree(self.staging / step.archive.key)
-            there = {step.archive.key for step in steps} | set(record.archives)
-            self._derive(record, there)
-            counts = self._check(record, there)
-            shutil.rmtree(self.staging, ignore_errors=True)
-            if not self.keep_archives:
-                shutil.rmtree(self.fetched, ignore_errors=True)
+        try:
+            with locked(self.root / ".prepare.lock"):
+                return self._run()
+        except BlockingIOError as error:
+            raise DatasetError(f"another process is preparing {self.root}; wait until it has ended.") from error
+        except OSError as error:
+            raise DatasetError(
+                f"{self.root}: {error}; {decimal(free_bytes(self.root))} are free there. Make room, or set "
+                "dataset.root=... to another folder; the same command goes on where it stopped."
+            ) from error
+
+    def _run(self) -> list[Count]:
+        steps, record = self.plan(), self._record()
+        self._refuse_impossible(steps)
+        for step in steps:
+            if step.state in (State.FILE, State.FETCH):
+                record["archives"][step.archive.key] = self._bring(step)
+                write_json(self.record, record | {"whole": False})
+        there = {step.archive.key for step in steps} | set(record["archives"])
+        if self.recipe.trainaug and there.issuperset(self.recipe.trainaug):
+            with progress_bar(self.console, "merging trainaug", unit="files") as tick:
+                derive_trainaug(self.root, self.staging / "trainaug.incomplete", tick)
+        counts = [
+            count for check in self.recipe.checks if there.issuperset(check.needs) for count in self._count(check)
+        ]
+        record["counts"] |= {count.name: count.found for count in counts}
+        wrong = [f"{count.name} {count.found} of {count.expected}" for count in counts if count.found != count.expected]
+        write_json(self.record, record | {"whole": bool(counts) and not wrong})
+        if self.strict_counts and (wrong or not counts):
+            raise DatasetError(
+                f"{self.name} in {self.root} is not whole: {', '.join(wrong) or 'none of its splits is complete'}. "
+                "Remove the folders at fault and prepare it again; strict_counts=false accepts other counts."
+            )
+        for folder in (self.staging,) if self.keep_archives else (self.staging, self.fetched):
+            shutil.rmtree(folder, ignore_errors=True)
         return counts
+
+    def _record(self) -> dict[str, Any]:
+        record = {"dataset": self.name, "whole": False, "archives": {}, "counts": {}} | (read_json(self.record) or {})
+        if record["dataset"] != self.name:
+            raise DatasetError(
+                f"{self.record} says that this folder holds {record['dataset']}, not {self.name}; set dataset.root=..."
+            )
+        return record
+
+    def _step(self, archive: Archive, done: dict[str, Any]) -> Step:
+        if archive.key in done:
+            return Step(archive, State.DONE, str(done[archive.key]["origin"]))
+        moving = (self.staging / archive.key).exists()  # a run was killed: what is in place need not be all
+        if not moving and all((self.root / place).exists() for place in archive.provides):
+            return Step(archive, State.THERE, str(self.root / archive.provides[0]))
+        for path in (place / archive.file for place in self.places):
+            if path.is_file():
+                return Step(archive, State.FILE, str(path), path.stat().st_size, path.stat().st_size)
+        host = self.source.rstrip("/") if self.source and self.mirrored else archive.host
+        if host is None or (self.source and not self.mirrored):
+            return Step(archive, State.MISSING, archive.page or f"{host}/", archive.size, 2 * (archive.size or 0))
+        url = f"{host}/{archive.file}"
+        size = archive.size or remote_size(url)
+        needed = 2 * (size or 0) - size_of(part_of(self.fetched / archive.file))
+        return Step(archive, State.FETCH, url, size, max(0, needed))
 
     def _refuse_impossible(self, steps: Sequence[Step]) -> None:
         if missing := [step for step in steps if step.state is State.MISSING]:
-            files = "; ".join(f"{step.archive.file} from {step.archive.page}" for step in missing)
+            files = "; ".join(f"{step.archive.file} from {step.origin}" for step in missing)
             where = f"source={self.source} does not hold them" if self.source else "they cannot be fetched by a program"
             raise MissingArchiveError(
                 f"{self.name}: {where}: {files}. Put them into {self.fetched}, or name their folder with source=DIR; "
@@ -189,86 +186,53 @@ class Preparation:
         needed, free = sum(step.needed for step in steps), free_bytes(self.root)
         if needed > free:
             raise DatasetError(
-                f"{self.name} needs about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free for {self.root}: make "
-                "room, or set dataset.root=... to another disk."
+                f"{self.name} needs about {decimal(needed)}, {decimal(free)} are free for {self.root}: make room, or "
+                "set dataset.root=... to another disk."
             )
 
     def _bring(self, step: Step) -> dict[str, Any]:
         """Fetch, verify, unpack and move one archive to its place; return what is to be recorded."""
-        archive, folder = step.archive, self.staging / step.archive.key
-        if step.state is not State.UNPACKED:
-            shutil.rmtree(folder, ignore_errors=True)  # what a killed run left
-            path, digests = self._verified_file(step)
-            folder.mkdir(parents=True)
-            with self.show(f"unpacking {archive.file}", "bytes") as tick:
-                contents = unpack(
-                    path, folder / "files", wanted=archive.wanted, verified=archive.checksum is not None, tick=tick
-                )
-            if hasattr(os, "sync"):  # not on Windows
-                os.sync()  # what is marked as whole shall be so after a power cut too
-            about = {"file": archive.file, "origin": step.origin, "bytes": path.stat().st_size, **digests}
-            write_json(folder / "about.json", about | {"files": contents.files, "unpacked_bytes": contents.size})
-        move_into(folder / "files", self.root / archive.into)
-        return read_json(folder / "about.json") or {}
-
-    def _verified_file(self, step: Step) -> tuple[Path, dict[str, str]]:
-        archive = step.archive
+        archive, path = step.archive, Path(step.origin)
         if step.state is State.FETCH:
             path = self.fetched / archive.file
-            with self.show(f"fetching {archive.file}", "bytes") as tick:
-                return path, download(step.origin, path, checksum=archive.checksum, tick=tick)
-        path = Path(step.origin)
-        with self.show(f"verifying {archive.file}", "bytes") as tick:
-            digests = measure(path, archive.checksum, tick)
-        if wrong := mismatch(digests, archive.checksum):
-            raise DatasetError(f"{path}: wrong checksum: {wrong}; it is not used. Remove it and get it again.")
-        return path, digests
-
-    def _derive(self, record: Record, there: set[str]) -> None:
-        for derivation in self.recipe.derivations:
-            if there.issuperset(derivation.needs) and derivation.name not in record.derived:
-                folder = self.staging / derivation.name
-                shutil.rmtree(folder, ignore_errors=True)
-                with self.show(f"deriving {derivation.name}", "files") as tick:
-                    record.derived[derivation.name] = derivation.make(self.root, folder, tick)
-                record.save(self.root)
-
-    def _check(self, record: Record, there: set[str]) -> list[Count]:
-        """Count the splits with the data set's own reader, and read some masks of each."""
-        counts = []
-        for check in self.recipe.checks:
-            if not there.issuperset(check.needs):
-                continue
-            reader = self.recipe.reader(root=self.root, **check.options)
-            note = "".join(f" ({value})" for value in check.options.values())
-            for split in check.splits:
-                samples = reader.samples(split)
-                counts.append(Count(split + note, len(samples), reader.split_sizes.get(split)))
-                labels = reader.labels()
-                for sample in samples[:: max(1, len(samples) // LOOKED_AT)][:LOOKED_AT]:
-                    if sample.mask is not None:
-                        read_pair(sample, labels)
-        record.counts |= {count.name: count.found for count in counts}
-        record.whole = bool(counts) and all(count.right for count in counts)
-        record.save(self.root)
-        if self.strict_counts and not record.whole:
-            wrong = ", ".join(f"{count.name} {count.found} of {count.expected}" for count in counts if not count.right)
+            with progress_bar(self.console, f"fetching {archive.file}") as tick:
+                download(step.origin, path, tick=tick)
+        with progress_bar(self.console, f"verifying {archive.file}") as tick:
+            digests, wrong = measure(path, archive.checksum, tick)
+        if wrong:
+            if step.state is State.FETCH:  # files that the user got are never touched
+                path = path.replace(path.with_name(f"{path.name}.refused"))
             raise DatasetError(
-                f"{self.name} in {self.root} is not whole: {wrong or 'none of its splits is complete'}. Remove the "
-                "folders at fault and prepare it again; strict_counts=false accepts other counts."
+                f"{path}: {wrong}; it is not used. Remove it and get it again, or name another place with source=."
             )
-        return counts
+        whole, incomplete = (self.staging / f"{archive.key}{ending}" for ending in ("", ".incomplete"))
+        shutil.rmtree(incomplete, ignore_errors=True)
+        with progress_bar(self.console, f"unpacking {archive.file}") as tick:
+            files, size = unpack(path, incomplete, wanted=archive.wanted, verified=bool(archive.checksum), tick=tick)
+        if hasattr(os, "sync"):  # not on Windows
+            os.sync()  # what is recorded as whole shall be so after a power cut too
+        shutil.rmtree(whole, ignore_errors=True)
+        os.replace(incomplete, whole)
+        move_into(whole, self.root / archive.into)
+        about = {"file": archive.file, "origin": step.origin, "bytes": path.stat().st_size, **digests}
+        return about | {"files": files, "unpacked_bytes": size}
 
-
-def is_address(source: str) -> bool:
-    """Tell an address from a folder."""
-    return source.startswith(("http://", "https://"))
+    def _count(self, check: Check) -> Iterator[Count]:
+        """Count splits with the data set's own reader, and read some masks of each."""
+        reader = self.recipe.reader(root=self.root, **check.options)
+        note = "".join(f" ({value})" for value in check.options.values())
+        for split in check.splits:
+            samples, labels = reader.samples(split), reader.labels()
+            for sample in samples[:: max(1, len(samples) // LOOKED_AT)][:LOOKED_AT]:
+                if sample.mask is not None:
+                    read_pair(sample, labels)
+            yield Count(split + note, len(samples), reader.split_sizes[split])
 
 
 def move_into(source: Path, target: Path) -> None:
     """Move a tree into another by renaming; what is there already stays as it is. It may be broken off and repeated."""
     target.mkdir(parents=True, exist_ok=True)
-    for path in sorted(source.iterdir()) if source.is_dir() else ():
+    for path in sorted(source.iterdir()):
         goal = target / path.name
         if not goal.exists():
             os.replace(path, goal)

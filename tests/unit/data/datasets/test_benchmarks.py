@@ -13,7 +13,6 @@ from emanet.data.datamodule import SegmentationDataModule
 from emanet.data.datasets.ade20k import ADE20K
 from emanet.data.datasets.cityscapes import LABEL_IDS, Cityscapes
 from emanet.data.datasets.coco_stuff import CLASSES, LUT_10K, LUT_164K, COCOStuff10K, COCOStuff164K
-from emanet.data.datasets.detail import decode_counts
 from emanet.data.datasets.pascal_context import CATEGORY_IDS, PascalContext
 from emanet.data.datasets.pascal_context import CLASSES as CONTEXT
 from emanet.data.datasets.voc import VOC
@@ -168,18 +167,6 @@ def test_a_cut_context_json_is_refused_with_its_checksum(tmp_path: Path):
 def test_context_knows_59_or_60_classes_only(tmp_path: Path):
     with pytest.raises(ConfigError, match="got num_classes=33"):
         PascalContext.__init__.__wrapped__(PascalContext.__new__(PascalContext), root=tmp_path, num_classes=33)
-
-
-def test_run_lengths_are_those_of_cocos_own_example():
-    # cocoapi writes the runs 0 1 1 1 1 1 of a 3x2 checkerboard as differences 0,1,1,0,0,0 = "011000"
-    assert decode_counts("011000").tolist() == [0, 1, 1, 1, 1, 1]
-    assert decode_counts([3, 4]).tolist() == [3, 4]
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        mask = fake_data.blocks(rng, [0, 1], (47, 83)).astype(bool)
-        counts = decode_counts(fake_data.compress_runs(mask))
-        painted = np.repeat(np.arange(len(counts)) % 2, counts).reshape(47, 83, order="F")
-        assert np.array_equal(painted, mask)
 
 
 def test_coco_stuff_has_171_classes_of_182_numbers_in_both_editions():

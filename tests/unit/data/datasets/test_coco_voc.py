@@ -1,15 +1,18 @@
 """COCO's instances as VOC classes: read from COCO's own layout, compared with masks drawn by hand."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from emanet.common.errors import DatasetError
-from emanet.data.datasets.coco_voc import COCO_NAMES, COCOVOC, inside, read_instances
+from emanet.data.datasets.coco_voc import COCO_NAMES, COCOVOC, outline_runs, read_instances
+from emanet.data.datasets.detail import decode
 from emanet.data.datasets.voc import CLASSES
 from emanet.data.items import read_pair
-from fake_coco import CATEGORIES, H, W, write_coco
+from fake_coco import CATEGORIES, H, W, box, write_coco
+from fake_data import compress_runs
 
 
 @pytest.fixture
@@ -39,12 +42,31 @@ def test_instances_are_painted_by_name_small_over_large_and_crowds_are_ignored(d
     assert np.array_equal(mask, expected)
 
 
-def test_a_polygon_covers_the_pixels_whose_centers_it_holds():
-    triangle = np.array([[0, 0], [4, 0], [0, 4]], np.float32)
-    assert inside(triangle, (4, 4)).astype(int).tolist() == [[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
-    outside = np.array([[-5, -5], [9, -5], [9, 9], [-5, 9]], np.float32)
-    assert inside(outside, (3, 2)).all()
-    assert not inside(outside + 20, (3, 2)).any()
+def test_polygons_cover_the_pixels_whose_centers_one_of_them_holds():
+    def inside(size: tuple[int, int], *polygons: list[float]) -> list[list[int]]:
+        runs = outline_runs(list(polygons), size)
+        return decode(runs, size, Path()).astype(int).tolist()
+
+    triangle = inside((4, 4), [0, 0, 4, 0, 0, 4])
+    assert triangle == [[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+    assert inside((2, 3), box(0, 0, 2, 1), box(1, 0, 2, 2)) == [[1, 1, 0], [0, 1, 0]]
+    assert inside((3, 2), [-5, -5, 9, -5, 9, 9, -5, 9]) == [[1, 1]] * 3
+    assert inside((3, 2), box(15, 15, 29, 29)) == [[0, 0]] * 3
+
+
+def test_run_lengths_go_down_the_columns_and_must_cover_the_image():
+    mask = np.random.default_rng(0).random((17, 23)) < 0.3
+    assert np.array_equal(decode(compress_runs(mask), (17, 23), Path()), mask)
+    assert decode([1, 2, 3], (2, 3), Path()).tolist() == [[False, True, False], [True, False, False]]
+    for counts in ([1, 2, 2], [1, 2, 4], compress_runs(mask)):
+        with pytest.raises(DatasetError, match=r"some/0001: its run lengths do not cover 2 x 3 pixels"):
+            decode(counts, (2, 3), Path("some/0001"))
+
+
+def test_what_is_not_installed_is_said_with_its_pip_line(data: COCOVOC, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
+    with pytest.raises(DatasetError, match=r"need pycocotools:  pip install -e '\.\[coco\]'"):
+        data.labels()
 
 
 def test_batches_come_in_both_splits(data: COCOVOC):

@@ -1,7 +1,6 @@
 """Archives that are hostile, truncated or merely large."""
 
 import io
-import logging
 import stat
 import tarfile
 import tracemalloc
@@ -13,60 +12,62 @@ import pytest
 
 from emanet.common.errors import DatasetError
 from emanet.data.preparing import archives as module
-from emanet.data.preparing.archives import Contents, survey, unpack
+from emanet.data.preparing.archives import unpack
 
 FILES = {"top/a.txt": b"alpha" * 1000, "top/deep/er/b.bin": bytes(range(256)) * 20, "c.txt": b""}
-Member = tuple[str, bytes, dict[str, object]]
+TAR, ZIP = "a.tar", "a.zip"
 
 
-def make_tar(path: Path, members: dict[str, bytes], *extra: tarfile.TarInfo) -> Path:
-    with tarfile.open(path, "w:gz" if path.suffix in (".gz", ".tgz") else "w") as archive:
-        for info in extra:
-            archive.addfile(info)
+def make(path: Path, members: dict[str, bytes], *links: tuple[str, str | bytes]) -> Path:
+    """Write a zip or tar of files, and before them links (name, goal) or tar's other kinds (name, kind)."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in (*links, *members.items()):
+                info = zipfile.ZipInfo(name)
+                info.filename = name  # the constructor would cut what comes after a NUL
+                if (name, data) in links:
+                    info.external_attr = (stat.S_IFLNK if isinstance(data, str) else stat.S_IFCHR) << 16
+                archive.writestr(info, data, zipfile.ZIP_DEFLATED)
+        return path
+    with tarfile.open(path, "w" if path.suffix == ".tar" else "w:gz") as archive_tar:
+        for name, goal in links:
+            info_tar = tarfile.TarInfo(name)
+            info_tar.type = goal if isinstance(goal, bytes) else tarfile.SYMTYPE
+            info_tar.linkname = goal if isinstance(goal, str) else ""
+            archive_tar.addfile(info_tar)
         for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
+            info_tar = tarfile.TarInfo(name)
+            info_tar.size = len(data)
+            archive_tar.addfile(info_tar, io.BytesIO(data))
     return path
-
-
-def make_zip(path: Path, members: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in members.items():
-            info = zipfile.ZipInfo(name)
-            info.filename = name  # the constructor would cut what comes after a NUL
-            archive.writestr(info, data, zipfile.ZIP_DEFLATED)
-    return path
-
-
-def make(path: Path, members: dict[str, bytes]) -> Path:
-    return make_zip(path, members) if path.suffix == ".zip" else make_tar(path, members)
-
-
-def link(name: str, goal: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, goal
-    return info
 
 
 def tree(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("name", ["a.tar", "a.tgz", "a.tar.gz", "a.zip"])
+def refusal(archive: Path, message: str, **options: bool) -> Path:
+    """Assert that an archive is refused in a few words; return where it was to go."""
+    target = archive.parent / "inner" / "out"
+    with pytest.raises(DatasetError, match=rf"{archive.name}: {message}") as caught:
+        unpack(archive, target, **options)
+    assert len(str(caught.value)) < 1000
+    return target
+
+
+@pytest.mark.parametrize("name", [TAR, "a.tgz", "a.tar.gz", ZIP])
 def test_an_honest_archive_is_unpacked_as_it_is(tmp_path: Path, name: str):
-    archive = make(tmp_path / name, FILES)
     ticks: list[tuple[int, int | None]] = []
-    contents = unpack(archive, tmp_path / "out", tick=lambda *now: ticks.append(now))
+    files, size = unpack(make(tmp_path / name, FILES), tmp_path / "out", tick=lambda *now: ticks.append(now))
     assert tree(tmp_path / "out") == FILES
-    assert contents == Contents(3, sum(map(len, FILES.values()))) == survey(archive)
-    assert ticks[-1] == (contents.size, contents.size)
+    assert (files, size) == (3, sum(map(len, FILES.values())))
+    assert ticks[-1] == (size, size)
 
 
 def test_only_what_is_wanted_is_unpacked(tmp_path: Path):
-    contents = unpack(make(tmp_path / "a.zip", FILES), tmp_path / "out", wanted=("top/deep/", "c.txt"))
+    written = unpack(make(tmp_path / ZIP, FILES), tmp_path / "out", wanted=("top/deep/", "c.txt"))
     assert set(tree(tmp_path / "out")) == {"top/deep/er/b.bin", "c.txt"}
-    assert contents.files == 2
+    assert written == (2, 5120)
 
 
 def test_a_plain_file_is_copied(tmp_path: Path):
@@ -75,161 +76,132 @@ def test_a_plain_file_is_copied(tmp_path: Path):
     assert tree(tmp_path / "out") == {"labels.json": b"{}"}
 
 
-@pytest.mark.parametrize("suffix", [".tar", ".tgz", ".zip"])
+@pytest.mark.parametrize("archive", [TAR, "a.tgz", ZIP])
 @pytest.mark.parametrize(
     "name",
-    ["/etc/evil", "../evil", "a/../../evil", "a/../b", "..\\evil", "C:/evil", "C:evil", "//host/evil", "ok/.."],
+    ["/etc/evil", "../evil", "a/../../evil", "a/../b", "..\\evil", "C:/evil", "C:evil", "//host/evil", "ok/..", "a\\b"],
 )
-def test_a_member_that_would_land_outside_refuses_the_archive(tmp_path: Path, suffix: str, name: str):
-    archive = make(tmp_path / f"a{suffix}", {"good.txt": b"x", name: b"evil"})
-    with pytest.raises(DatasetError, match=r"refused: its member .* would land outside"):
-        unpack(archive, tmp_path / "inner" / "out")
-    assert sorted(path.name for path in tmp_path.rglob("*")) == [archive.name]
+def test_a_member_that_would_land_outside_refuses_the_archive(tmp_path: Path, archive: str, name: str):
+    refusal(make(tmp_path / archive, {"good.txt": b"x", name: b"evil"}), r"refused: its member .* would land")
+    assert [path.name for path in tmp_path.rglob("*")] == [archive]
+
+
+@pytest.mark.parametrize("archive", [TAR, ZIP])
+@pytest.mark.parametrize(
+    ("name", "goal", "reason"),
+    [
+        ("a", "/etc/passwd", "absolute path"),
+        ("a", "../outside", "outside the destination"),
+        ("a/b", "../../outside", "outside the destination"),
+        ("a/b", "c/../../../outside", "outside the destination"),
+        ("a", "..\\outside", "lead outside the target"),
+        ("a", "x" * 5000, "lead outside the target"),
+    ],
+)
+def test_a_link_that_leads_outside_refuses_the_archive(tmp_path: Path, archive: str, name: str, goal: str, reason: str):
+    target = refusal(make(tmp_path / archive, {f"{name}/evil": b"x"}, (name, goal)), f"refused: its member .*{reason}")
+    assert not target.parent.exists()
+
+
+@pytest.mark.parametrize("goal", ["../outside", "/etc/passwd"])
+def test_a_hard_link_that_leads_outside_refuses_a_tar(tmp_path: Path, goal: str):
+    info = tarfile.TarInfo("a/b")
+    info.type, info.linkname = tarfile.LNKTYPE, goal
+    with tarfile.open(tmp_path / TAR, "w") as archive:
+        archive.addfile(info)
+    refusal(tmp_path / TAR, r"refused: its member .*(absolute path|outside the destination)")
+
+
+@pytest.mark.parametrize("archive", [TAR, ZIP])
+def test_a_link_inside_is_left_out_and_never_followed(
+    tmp_path: Path, archive: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    files = {"real/x": b"1", "alias/y": b"2"}
+    made = make(tmp_path / archive, files, ("alias", "real"), ("long", "b/" * 2000))
+    assert unpack(made, tmp_path / "out") == (2, 2)
+    assert tree(tmp_path / "out") == files
+    assert not (tmp_path / "out" / "alias").is_symlink()
+    assert "left out the link 'alias' -> 'real'" in caplog.text
+    assert len(caplog.text) < 1000, "the long goal is cut"
+    monkeypatch.setattr(module, "MOST_FILES", 3)
+    refusal(made, "refused: .*or 3 files")  # links count
 
 
 @pytest.mark.parametrize(
-    ("name", "goal", "kind"),
-    [
-        ("a", "/etc/passwd", tarfile.SYMTYPE),
-        ("a", "../outside", tarfile.SYMTYPE),
-        ("a/b", "../../outside", tarfile.SYMTYPE),
-        ("a/b", "c/../../../outside", tarfile.SYMTYPE),
-        ("a/b", "../outside", tarfile.LNKTYPE),
-        ("a", "/etc/passwd", tarfile.LNKTYPE),
-    ],
+    ("archive", "kind"),
+    [(ZIP, tarfile.CHRTYPE), (TAR, tarfile.CHRTYPE), (TAR, tarfile.BLKTYPE), (TAR, tarfile.FIFOTYPE)],
 )
-def test_a_link_that_leads_outside_refuses_a_tar(tmp_path: Path, name: str, goal: str, kind: bytes):
-    archive = make_tar(tmp_path / "a.tar", {f"{name}/evil": b"x"}, link(name, goal, kind))
-    with pytest.raises(DatasetError, match=r"refused: its link .* leads outside"):
-        unpack(archive, tmp_path / "inner" / "out")
-    assert not (tmp_path / "inner").exists()
+def test_a_device_refuses_the_archive(tmp_path: Path, archive: str, kind: bytes):
+    refusal(make(tmp_path / archive, {}, ("dev", kind)), "refused: .*special file")
 
 
-def test_a_link_that_leads_outside_refuses_a_zip(tmp_path: Path):
-    path = tmp_path / "a.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        info = zipfile.ZipInfo("a/b")
-        info.external_attr = (stat.S_IFLNK | 0o777) << 16
-        archive.writestr(info, "../../outside")
-    with pytest.raises(DatasetError, match=r"refused: its link a/b leads outside"):
-        unpack(path, tmp_path / "out")
-
-
-def test_a_link_inside_is_left_out_and_never_followed(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    archive = make_tar(tmp_path / "a.tar", {"real/x": b"1", "alias/y": b"2"}, link("alias", "real"))
-    unpack(archive, tmp_path / "out")
-    assert tree(tmp_path / "out") == {"real/x": b"1", "alias/y": b"2"}
-    assert not (tmp_path / "out" / "alias").is_symlink()
-    assert "left out the link alias -> real" in caplog.text
-
-
-@pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
-def test_a_device_refuses_the_archive(tmp_path: Path, kind: bytes):
-    info = tarfile.TarInfo("dev")
-    info.type = kind
-    with pytest.raises(DatasetError, match="refused: dev is a device"):
-        unpack(make_tar(tmp_path / "a.tar", {}, info), tmp_path / "out")
-
-
-@pytest.mark.parametrize("suffix", [".tgz", ".zip"])
-def test_a_bomb_is_refused_before_anything_is_written(tmp_path: Path, suffix: str):
-    zeros = bytes(10 << 20)
-    archive = make(tmp_path / f"bomb{suffix}", {f"{i}.bin": zeros for i in range(11)})
+@pytest.mark.parametrize("name", ["bomb.tgz", "bomb.zip"])
+def test_a_bomb_is_refused_before_anything_is_written(tmp_path: Path, name: str):
+    archive = make(tmp_path / name, {f"{i}.bin": bytes(10 << 20) for i in range(11)})
     assert archive.stat().st_size < 200_000
-    with pytest.raises(DatasetError, match="refused: it would grow to more than 105 MB"):
-        unpack(archive, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    assert not refusal(archive, r"refused: it would grow to more than 104\.9 MB").exists()
 
 
 def test_a_zip_that_lies_about_sizes_writes_no_more_than_it_declares(tmp_path: Path):
-    archive = make(tmp_path / "a.zip", {"a.bin": bytes(5_000_000)})
+    archive = make(tmp_path / ZIP, {"a.bin": bytes(5_000_000)})
     true, lie = (5_000_000).to_bytes(4, "little"), (1000).to_bytes(4, "little")
     archive.write_bytes(archive.read_bytes().replace(true, lie))
-    with pytest.raises(DatasetError, match="truncated or damaged"):
-        unpack(archive, tmp_path / "out")
-    assert (tmp_path / "out" / "a.bin").stat().st_size <= 1000
-
-
-def test_too_many_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "MOST_FILES", 2)
-    with pytest.raises(DatasetError, match="or 2 files"):
-        survey(make(tmp_path / "a.tar", FILES))
+    assert (refusal(archive, "truncated or damaged") / "a.bin").stat().st_size <= 1000
 
 
 def test_an_archive_larger_than_the_free_disk_is_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(module, "free_bytes", lambda folder: 1000)
-    with pytest.raises(DatasetError, match=r"unpacks to 0\.00 GB, 0\.00 GB are free in"):
-        unpack(make(tmp_path / "a.tar", FILES), tmp_path / "out")
+    with pytest.raises(DatasetError, match=r"unpacks to 10\.1 kB, 1\.0 kB are free in"):
+        unpack(make(tmp_path / TAR, FILES), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def chop(path: Path, size: int) -> None:
-    path.write_bytes(path.read_bytes()[:size])
-
-
-@pytest.mark.parametrize("suffix", [".tar", ".tgz", ".zip"])
-@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
-def test_a_truncated_archive_is_named(tmp_path: Path, suffix: str, share: float):
-    archive = make(tmp_path / f"a{suffix}", {f"{i}.bin": i.to_bytes(2, "big") * 3000 for i in range(20)})
-    chop(archive, int(archive.stat().st_size * share))
-    with pytest.raises(DatasetError, match=rf"a{suffix}: truncated or damaged .*fetch it again"):
-        unpack(archive, tmp_path / "out")
-
-
 def test_a_tar_cut_between_two_members_is_not_taken_for_whole(tmp_path: Path):
-    archive = make(tmp_path / "a.tar", {"a.bin": bytes(512), "b.bin": bytes(512)})
-    chop(archive, 1024)  # header and contents of a.bin, nothing else
-    with pytest.raises(DatasetError, match="the mark at the end is missing"):
-        unpack(archive, tmp_path / "out")
-    assert unpack(archive, tmp_path / "out", verified=True).files == 1  # a known checksum outweighs the mark
+    archive = make(tmp_path / TAR, {"a.bin": bytes(512), "b.bin": bytes(512)})
+    archive.write_bytes(archive.read_bytes()[:1024])  # header and contents of a.bin, nothing else
+    refusal(archive, r"truncated or damaged \(the mark at the end is missing")
+    assert unpack(archive, tmp_path / "out", verified=True)[0] == 1  # a known checksum outweighs the mark
 
 
-def flip(path: Path, place: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[place] ^= 0xFF
-    path.write_bytes(data)
+def cut(share: float, data: bytes) -> bytes:
+    return data[: int(share * len(data))]
+
+
+def flipped(data: bytes, place: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :]
 
 
 @pytest.mark.parametrize(
     ("name", "spoil"),
     [
-        ("a.zip", lambda path: flip(path, 60)),
-        ("a.tgz", lambda path: flip(path, path.stat().st_size // 2)),
-        ("a.tar", lambda path: path.write_bytes(b"<html>not found</html>" * 100)),
-        ("a.zip", lambda path: path.write_bytes(b"<html>not found</html>" * 100)),
-        ("a.tgz", lambda path: path.write_bytes(b"")),
+        *(
+            (name, lambda data, s=s: data[: int(s * len(data))])
+            for name in (TAR, "a.tgz", ZIP)
+            for s in (0.3, 0.6, 0.9)
+        ),
+        *((name, lambda data: b"<html>not found</html>" * 100) for name in (TAR, "a.tgz", ZIP)),
+        (ZIP, lambda data: flipped(data, 60)),
+        ("a.tgz", lambda data: flipped(data, len(data) // 2)),
     ],
 )
-def test_a_damaged_archive_is_named(tmp_path: Path, name: str, spoil: Callable[[Path], object]):
-    archive = make(tmp_path / name, FILES)
-    spoil(archive)
-    with pytest.raises(DatasetError, match=f"{name}: truncated or damaged"):
-        unpack(archive, tmp_path / "out")
+def test_a_truncated_or_damaged_archive_is_named(tmp_path: Path, name: str, spoil: Callable[[bytes], bytes]):
+    archive = make(tmp_path / name, {f"{i}.bin": i.to_bytes(2, "big") * 3000 for i in range(20)})
+    archive.write_bytes(spoil(archive.read_bytes()))
+    refusal(archive, "truncated or damaged (?s:.*)fetch it again")
 
 
 def test_what_macos_adds_is_left_out(tmp_path: Path):
-    archive = make(tmp_path / "a.zip", {"a.txt": b"1", "__MACOSX/._a.txt": b"2", "b/.DS_Store": b"3"})
-    unpack(archive, tmp_path / "out")
-    assert set(tree(tmp_path / "out")) == {"a.txt"}
-
-
-def zip_with_link(path: Path, name: str, goal: bytes, method: int = zipfile.ZIP_DEFLATED) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        info = zipfile.ZipInfo(name)
-        info.external_attr = (stat.S_IFLNK | 0o777) << 16
-        archive.writestr(info, goal, method)
-    return path
+    unpack(make(tmp_path / ZIP, {"a": b"1", "__MACOSX/._a.txt": b"2", "b/.DS_Store": b"3"}), tmp_path / "out")
+    assert set(tree(tmp_path / "out")) == {"a"}
 
 
 def peak_of_refusal(archive: Path, message: str) -> int:
     """Most bytes that were held while an archive was refused."""
     tracemalloc.start()
     try:
-        with pytest.raises(DatasetError, match=message) as caught:
-            survey(archive)
-        assert len(str(caught.value)) < 1000
+        refusal(archive, message)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -237,38 +209,24 @@ def peak_of_refusal(archive: Path, message: str) -> int:
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
 def test_a_link_of_a_huge_goal_is_refused_without_reading_it(tmp_path: Path, method: int):
-    archive = zip_with_link(tmp_path / "a.zip", "a", b"x" * (20 << 20), method)
-    assert archive.stat().st_size < 30_000
-    message = "its link a is longer than 4096 bytes" if method == zipfile.ZIP_DEFLATED else "compressed by method 12"
-    assert peak_of_refusal(archive, message) < 4 << 20
+    with zipfile.ZipFile(tmp_path / ZIP, "w") as archive:
+        info = zipfile.ZipInfo("a")
+        info.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(info, b"x" * (20 << 20), method)
+    message = (
+        "refused: its member 'a' would" if method == zipfile.ZIP_DEFLATED else "refused: .*compressed by method 12"
+    )
+    assert peak_of_refusal(tmp_path / ZIP, message) < 4 << 20
 
 
 @pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_a_tar_with_a_huge_name_is_refused_without_reading_it(tmp_path: Path, form: int):
     with tarfile.open(tmp_path / "a.tgz", "w:gz", format=form) as archive:
-        archive.addfile(link("a", "x" * (8 << 20)))
-    assert peak_of_refusal(tmp_path / "a.tgz", r"a\.tgz: truncated or damaged \(a header of 8388\d* bytes") < 4 << 20
+        archive.addfile(tarfile.TarInfo("x" * (8 << 20)))
+    assert peak_of_refusal(tmp_path / "a.tgz", r"truncated or damaged \(a header of 8388\d* bytes") < 4 << 20
 
 
-def test_a_long_goal_is_cut_in_messages(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    with caplog.at_level(logging.WARNING):
-        survey(zip_with_link(tmp_path / "a.zip", "a", b"b/" * 2000))
-    assert "left out the link a -> b/b/" in caplog.text
-    assert len(caplog.text) < 500
-
-
-def test_links_count_among_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "MOST_FILES", 2)
-    with pytest.raises(DatasetError, match="or 2 files"):
-        survey(make_tar(tmp_path / "a.tar", {}, *(link(name, "x") for name in "abc")))
-    contents = survey(make_tar(tmp_path / "b.tar", {"x": b"1"}, link("a", "x")))
-    assert contents == Contents(1, 1)
-
-
-@pytest.mark.parametrize("suffix", [".tar", ".zip"])
+@pytest.mark.parametrize("archive", [TAR, ZIP])
 @pytest.mark.parametrize("names", [("a", "a/b"), ("a/b", "a"), ("x" * 300,)])
-def test_names_that_clash_or_are_too_long_name_the_archive(tmp_path: Path, suffix: str, names: tuple[str, ...]):
-    archive = make(tmp_path / f"odd{suffix}", dict.fromkeys(names, b"1"))
-    with pytest.raises(DatasetError, match=rf"odd{suffix}: its member .* cannot be written below .*out") as caught:
-        unpack(archive, tmp_path / "out")
-    assert len(str(caught.value)) < 1000
+def test_names_that_clash_or_are_too_long_name_the_archive(tmp_path: Path, archive: str, names: tuple[str, ...]):
+    refusal(make(tmp_path / archive, dict.fromkeys(names, b"1")), "refused: two members have one name, or one too long")
