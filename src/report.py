@@ -19,7 +19,7 @@ from emanet.config.schema import CONF_DIR
 @entry_point
 def main(cfg: DictConfig) -> None:
     """Write one report."""
-    from emanet.studies.report.build import make_report  # after the configuration stands: importing torch takes seconds
+    from emanet.studies.report import make_report  # after the configuration stands: importing torch takes seconds
 
     make_report(cfg)
 

@@ -16,7 +16,6 @@ class ReportConfig:
 
     runs: Any = None  # folder below which runs lie, a runs.jsonl, a summary; or a list of such
     wandb: str | None = None  # also the runs of this W&B project: entity/project
-    robustness: str | None = None  # robustness.json of src/robustness.py
     output: str | None = None  # folder for what is written; null: report/ in the first folder of runs
     page: str | None = None  # place of the Markdown page; null: report.md in the output folder
     title: str = MISSING  # of the page
@@ -49,7 +48,7 @@ def register_report_schemas(argv: list[str]) -> list[str]:
 
 
 #: keys that hold paths
-PATHS = ("runs", "robustness", "output", "page", "notes", "checkpoints", "root")
+PATHS = ("runs", "output", "page", "notes", "checkpoints", "root")
 
 
 def quoted(argument: str) -> str:
