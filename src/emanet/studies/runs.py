@@ -177,7 +177,7 @@ def kept(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def flat(cfg: Any) -> dict[str, Any]:
     """A configuration with its keys joined by dots; lists are values. A node of OmegaConf is resolved."""
-    container = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
+    container: Any = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
     values: dict[str, Any] = {}
     for key, node in container.items():
         if isinstance(node, Mapping):

@@ -16,7 +16,7 @@ from emanet.config.rules import check
 from emanet.studies.report.costs import complete
 from emanet.studies.report.facts import commands, facts, warnings
 from emanet.studies.report.figures import drawings
-from emanet.studies.report.page import Picture, Section, assign_notes, html_page, markdown_page
+from emanet.studies.report.page import Picture, Section, assign_notes, render
 from emanet.studies.report.study import Study, group
 from emanet.studies.report.style import styled, to_bytes
 from emanet.studies.report.tables import finding, runs_frame, scores, tables, to_csv
@@ -55,8 +55,9 @@ def write_report(cfg: DictConfig) -> Path:
     top = assign_notes(Path(cfg.notes).expanduser(), sections) if cfg.notes else ""
     write(output / "runs.csv", to_csv(runs_frame(runs)))
     kept = write(output / "runs.jsonl", "".join(run_line(run) + "\n" for run in runs))
-    write(page, markdown_page(cfg.title, link(kept, page.parent), top, sections))
-    write(output / "report.html", html_page(cfg.title, top, sections))
+    markdown, html = render(cfg.title, link(kept, page.parent), top, sections)
+    write(page, markdown)
+    write(output / "report.html", html)
     log.info("%d runs; page %s, to pass on %s", len(runs), page, output / "report.html")
     return page
 

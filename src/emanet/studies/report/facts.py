@@ -66,9 +66,8 @@ def seeds_text(runs: Iterable[Run]) -> str:
 def settings_text(runs: Iterable[Run]) -> str:
     """Settings that all runs share; others are swept, or warned of."""
     configs = [run.config for run in runs if run.config]
-    values = {key: {shown(config.get(key)) for config in configs} for key in TOLD}
-    shared = {key.rpartition(".")[2]: each.pop() for key, each in values.items() if len(each) == 1}
-    return ", ".join(f"{name}={value}" for name, value in shared.items() if value != "null")
+    values = {key: {shown(config.get(key)) for config in configs} - {"null"} for key in TOLD}
+    return ", ".join(f"{key.rpartition('.')[2]}={each.pop()}" for key, each in values.items() if len(each) == 1)
 
 
 def runs_text(study: Study) -> str:
@@ -86,7 +85,10 @@ def circumstances(runs: Sequence[Run]) -> dict[str, Counter[str]]:
     for run in runs:
         summary, git = run.summary, dict(run.summary.get("git") or {})
         git["commit"] = str(git.get("commit"))[:10]
-        data = {"": summary.get("dataset"), "validated on": run.config.get("dataset.val_split")}
+        data = {
+            "": run.config.get("dataset.name") or summary.get("dataset"),
+            "validated on": run.config.get("dataset.val_split"),
+        }
         data |= {"classes:": len(summary.get("val/iou") or {}) or None}
         parts = {"Data": data, "Steps done": {"": summary.get("steps")}, "Hardware": summary.get("hardware")}
         for name, values in (parts | {"Software": summary.get("versions"), "Source": git}).items():
@@ -143,13 +145,13 @@ def repeated_seeds(study: Study) -> list[str]:
 
 def unequal_seeds(study: Study) -> list[str]:
     """Settings whose means are over other seeds than most."""
-    seeds = [seeds_text(run for run in members if run.reason is None) or "none" for members in study.members]
-    counted = Counter(seeds)
+    seeds = [seeds_text(run for run in members if run.reason is None) for members in study.members]
+    counted = Counter(text for text in seeds if text)
+    if len(counted) < 2:
+        return []
     usual = max(counted, key=lambda text: (counted[text], len(text)))
-    others = [f"{study.labels[setting]} ({text})" for setting, text in enumerate(seeds) if text != usual]
-    return [f"Means are not over the same seeds: most are over {usual}, but not {'; '.join(few(others))}."] * bool(
-        others
-    )
+    others = [f"{label} ({text})" for label, text in zip(study.labels, seeds, strict=True) if text not in ("", usual)]
+    return [f"Means are not over the same seeds: most are over {usual}, but not {'; '.join(few(others))}."]
 
 
 def missing_evaluations(study: Study) -> list[str]:

@@ -14,6 +14,7 @@ from emanet.studies.report.study import MIOU, Study, is_number
 from emanet.studies.report.style import BLUE, GREY, PALE, VERMILLION, legend_above, looks, new_figure
 from emanet.studies.runs import short, shown
 
+Number = int | float
 MOST_LINES = 8  # colors that can be told apart
 SPREAD = "Error bars: one standard deviation over the seeds (n - 1). Small dots: single seeds."
 MEAN: dict[str, Any] = {"color": BLUE, "marker": "o", "linestyle": ""}
@@ -54,7 +55,7 @@ def curve(study: Study) -> Figure:
     """mIoU over a number."""
     values = [value for (value,) in study.settings]
     places, remark = places_of(values)
-    figure = new_figure(3.1, width=4.8)
+    figure = new_figure(2.7)
     axes = figure.add_subplot()
     axes.plot(places, 100 * study.spread(MIOU)["mean"], "-", color=BLUE, alpha=0.45)
     draw_means(axes, study, dict(enumerate(places)))
@@ -99,7 +100,7 @@ def row_label(study: Study, setting: int) -> str:
 
 def iterations(study: Study) -> Figure:
     """Change of mIoU over the EM iterations of the evaluation, a line per setting."""
-    figure = new_figure(3.1, width=5.6)
+    figure = new_figure(2.9)
     axes = figure.add_subplot()
     axes.axhline(0, color=GREY, linewidth=0.8)
     places = list(map(int, study.iterations))
@@ -120,7 +121,7 @@ def iterations(study: Study) -> Figure:
 # --- what they are made of ------------------------------------------------------------------------------------------
 
 
-def draw_means(axes: Axes, study: Study, places: Mapping[int, float], *, flat: bool = False) -> None:
+def draw_means(axes: Axes, study: Study, places: Mapping[int, Number], *, flat: bool = False) -> None:
     """Means with error bars and seeds at the places of the settings; ``flat``: scores from left to right."""
     spread, runs = 100 * study.spread(MIOU)[["mean", "std"]], study.finished
     gaps = [after - before for before, after in itertools.pairwise(places.values())]
@@ -145,7 +146,7 @@ def usual_handles(study: Study) -> list[Line2D]:
     return [Line2D([], [], label="mean over the seeds", **MEAN), *default, Line2D([], [], label="single seed", **SEED)]
 
 
-def places_of(values: Sequence[float]) -> tuple[list[float], str]:
+def places_of(values: Sequence[Number]) -> tuple[list[Number], str]:
     """Where three numbers or more stand on an axis: by size, by logarithm, or one after the other, which is said."""
     gaps = [after - before for before, after in itertools.pairwise(values)]
     if values[0] > 0 and values[-1] / values[0] >= 8:
@@ -155,7 +156,7 @@ def places_of(values: Sequence[float]) -> tuple[list[float], str]:
     return [float(index) for index in range(len(values))], " (not to scale)"
 
 
-def set_ticks(axes: Axes, places: Sequence[float], labels: Sequence[str]) -> None:
+def set_ticks(axes: Axes, places: Sequence[Number], labels: Sequence[str]) -> None:
     """Ticks of a horizontal axis, at the values alone; slanted where there is no room for so many letters."""
     slanted = sum(len(label) + 1 for label in labels) > 60
     axes.set_xticks(places, labels, rotation=40 if slanted else 0, ha="right" if slanted else "center", minor=False)

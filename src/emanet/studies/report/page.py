@@ -1,26 +1,26 @@
-"""The report as one page: Markdown, and HTML that holds everything itself, both from the same sections."""
+"""The report as one page, Markdown and HTML from the same sections; the templates lie beside this file."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from urllib.parse import quote
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from emanet.common.errors import ConfigError
-from emanet.studies.report.study import CONFIDENCE, unused
-from emanet.studies.report.tables import MINUS, PLUS_MINUS, Strong, Table
+from emanet.studies.report.study import unused
+from emanet.studies.report.tables import Table
 
 READING = (
-    f"mIoU and pixel accuracy in %: mean {PLUS_MINUS} standard deviation over the seeds "
-    f"(n {MINUS} 1), which a single run does not have. Difference to the default: paired over the seeds that both "
-    f"settings have, mean {PLUS_MINUS} standard error in points of mIoU; bold where its {100 * CONFIDENCE:.0f} % "
-    "interval (Student's t) leaves out 0. The intervals are not corrected for the number of settings: of twenty that "
-    "are in truth alike, one is bold by chance."
+    "mIoU and pixel accuracy in %: mean ± standard deviation over the seeds (n - 1), which a single run does not have. "
+    "Difference to the default: paired over the seeds that both settings have, mean ± standard error in points of "
+    "mIoU; bold where its 95 % interval (Student's t) leaves out 0, other differences are chance as far as these runs "
+    "can tell. The intervals are not corrected for the number of settings: of twenty that are in truth alike, one is "
+    "bold by chance."
 )
 
 
@@ -53,17 +53,11 @@ class Section:
     finding: str
     csv: str
     notes: str = ""
+    anchor: str = ""
 
-
-def shared_facts(sections: Sequence[Section]) -> dict[str, str]:
-    """What is the same in all of several sections, so that it is said once."""
-    if len(sections) < 2:
-        return {}
-    first, *others = (section.facts.items() for section in sections)
-    return {name: text for name, text in first if all((name, text) in items for items in others)}
-
-
-# --- notes ----------------------------------------------------------------------------------------------------------
+    def own(self, shared: dict[str, str]) -> dict[str, str]:
+        """Facts that are not told for all sections."""
+        return {name: text for name, text in self.facts.items() if name not in shared}
 
 
 def assign_notes(path: Path, sections: Sequence[Section]) -> str:
@@ -98,55 +92,30 @@ def split_notes(text: str) -> list[tuple[str, str]]:
     return [(heading, "\n".join(lines).strip("\n")) for heading, lines in parts]
 
 
-# --- Markdown -------------------------------------------------------------------------------------------------------
+def render(title: str, source: str, top: str, sections: Sequence[Section]) -> tuple[str, str]:
+    """The page as Markdown, and as HTML that loads nothing.
 
-
-def markdown_page(title: str, source: str, top: str, sections: Sequence[Section]) -> str:
-    """The page; ``source`` is the link to the runs."""
+    Args:
+        source: link to the runs.
+        top: notes for the top.
+    """
     taken: set[str] = set()
-    links = [f"- [{escaped(s.title)}](#{unused(anchor(s.title), taken)})" for s in sections]
-    shared = shared_facts(sections)
-    blocks = [f"# {escaped(title)}", f"*Made by `python src/report.py` from [runs.jsonl]({quote(source)}).*", top]
-    blocks += ["\n".join(links) if len(links) > 1 else "", f"**How to read the tables.** {READING}"]
-    blocks += ["**The same for all:**" if shared else "", facts_list(shared)]
-    for section in sections:
-        blocks += section_blocks(section, shared)
-    return "\n\n".join(block for block in blocks if block) + "\n"
+    for section in sections:  # as GitHub names headings
+        section.anchor = unused(re.sub(r"[^\w\- ]", "", section.title.lower()).replace(" ", "-"), taken)
+    told = [section.facts.items() for section in sections]
+    shared = {name: text for name, text in told[0] if all((name, text) in items for items in told)}
+    context: dict[str, Any] = {"title": title, "source": source, "top": top, "sections": sections, "reading": READING}
+    context["shared"] = shared if len(sections) > 1 else {}
+    text = from_template("report.md.j2", context)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n", from_template("report.html.j2", context)
 
 
-def section_blocks(section: Section, shared: dict[str, str]) -> list[str]:
-    """A section in Markdown."""
-    own = {name: text for name, text in section.facts.items() if name not in shared}
-    blocks = [f"## {escaped(section.title)}", section.notes, facts_list(own), fenced(section.commands)]
-    cautions = [f"> - {escaped(text)}" for text in section.warnings]
-    blocks += ["\n".join(["> **Warning**", ">", *cautions]) if cautions else ""]
-    pictures = [f"![{escaped(p.caption)}](<{quote(p.link)}>)\n\n*{escaped(p.caption)}*" for p in section.pictures]
-    blocks += pictures[:1]
-    for number, table in enumerate(section.tables):
-        blocks += [escaped(table.lead), markdown_table(table)]
-        if number == 0:
-            blocks += [f"{escaped(section.finding)} [CSV]({quote(section.csv)})".strip(), *pictures[1:]]
-    return blocks
-
-
-def facts_list(facts: dict[str, str]) -> str:
-    """Facts as a list."""
-    return "\n".join(f"- **{name}:** {escaped(text)}" for name, text in facts.items())
-
-
-def fenced(commands: Sequence[str]) -> str:
-    """Commands as a block of code that none of them can end."""
-    fence = "`" * max([3, *(len(ticks) + 1 for line in commands for ticks in re.findall("`+", line))])
-    return "\n".join([fence, *commands, fence]) if commands else ""
-
-
-def markdown_table(table: Table) -> str:
-    """A table in Markdown."""
-    rule = ["---"] * table.left + ["---:"] * (len(table.header) - table.left)
-    body = [
-        [f"**{escaped(cell)}**" if isinstance(cell, Strong) else escaped(cell) for cell in row] for row in table.rows
-    ]
-    return "\n".join("| " + " | ".join(line) + " |" for line in ([*map(escaped, table.header)], rule, *body))
+def from_template(name: str, context: dict[str, Any]) -> str:
+    """A page of the package's template."""
+    html = name.endswith(".html.j2")
+    environment = Environment(autoescape=html, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    environment.filters |= {"md": escaped, "fence": fence, "notes": notes_html}
+    return environment.from_string(files(__package__).joinpath(name).read_text(encoding="utf-8")).render(context)
 
 
 def escaped(text: str) -> str:
@@ -154,24 +123,12 @@ def escaped(text: str) -> str:
     text = re.sub(r"([\\`*\[\]<>|~$#])", r"\\\1", " ".join(text.split()))
     text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)  # inside of a word it means nothing
     text = re.sub(r"&(?=#?\w+;)", r"\\&", text)
-    return re.sub(r"(?i)\b(https?|ftp)://|\bwww\.", lambda found: f"{found[0][:-1]}\\{found[0][-1]}", text)
+    return re.sub(r"(?i)(\b(?:https?|ftp):|\bwww)(?=//|\.)", r"\1\\", text)  # GitHub makes links of addresses
 
 
-def anchor(title: str) -> str:
-    """Where a heading is found, as GitHub names it."""
-    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
-
-
-# --- HTML -----------------------------------------------------------------------------------------------------------
-
-
-def html_page(title: str, top: str, sections: Sequence[Section]) -> str:
-    """The page as HTML that loads nothing."""
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    environment.filters["notes"] = notes_html
-    template = environment.from_string(files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8"))
-    shared = shared_facts(sections)
-    return template.render(title=title, top=top, sections=sections, shared=shared, reading=READING)
+def fence(lines: Sequence[str]) -> str:
+    """What begins and ends a block of code with these lines, and stands in none of them."""
+    return "`" * max([3, *(len(ticks) + 1 for line in lines for ticks in re.findall("`+", line))])
 
 
 def notes_html(text: str) -> Markup:

@@ -21,7 +21,7 @@ ORDER: dict[str, tuple[Any, ...]] = {
 }
 MIOU = "val/miou"
 METRICS = {"miou": MIOU, "pixel_accuracy": "val/pixel_accuracy", "images_per_second": "images_per_second"}
-COSTS = {"macs": "MACs", "params": "params", "memory": "B"}  # of a head, with their units
+COSTS = {"macs": " MACs", "params": " params", "memory": "B"}  # of a head, with their units
 PREFIXES = (("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
 CONFIDENCE = 0.95
 MOST_KEYS, MOST_SHOWN, LONGEST_LABEL = 4, 40, 40  # of a page: key columns, settings, letters of a label
@@ -131,7 +131,12 @@ class Study:
     def spread(self, metric: str) -> pd.DataFrame:
         """Mean, standard deviation (n - 1) and number of finished runs, a row per setting."""
         scores = self.finished.groupby("setting")[metric]
-        return scores.agg(["mean", "std", "count"]).reindex(range(len(self.settings))).fillna({"count": 0})
+        return (
+            scores.agg(["mean", "std", "count"])
+            .reindex(range(len(self.settings)))
+            .fillna({"count": 0})
+            .astype({"count": int})
+        )
 
     def differences(self) -> pd.DataFrame:
         """mIoU of each setting minus the default's, paired over the seeds that both have; see :func:`student`."""

@@ -1,6 +1,5 @@
 """Tables of a study: numbers for CSV, the same as text for the page."""
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from emanet.studies.report.study import METRICS, MOST_SHOWN, Study
-from emanet.studies.runs import Run, cut, short, shown
+from emanet.studies.report.study import METRICS, MIOU, MOST_SHOWN, Study
+from emanet.studies.runs import Run, comparable, cut, short, shown
 
 PLUS_MINUS, MINUS = "±", "−"  # noqa: RUF001 a minus sign is as wide as a plus
 
@@ -55,7 +54,7 @@ def scores(study: Study) -> pd.DataFrame:
     differences = study.differences().reindex(frame.index)
     frame[["difference", "difference_se"]] = differences[["mean", "se"]]
     frame["pairs"] = differences["n"].fillna(0).astype(int)
-    return frame.join(study.costs.add_prefix("head_"))
+    return frame.join(study.costs.add_prefix("head_")).astype(object)
 
 
 def scores_table(study: Study) -> Table:
@@ -169,11 +168,11 @@ def runs_frame(runs: Iterable[Run]) -> pd.DataFrame:
             "seed": run.seed,
             "reason": run.reason,
         }
-        config = {f"config.{key}": value for key, value in run.config.items() if key not in ("name", "study", "seed")}
-        rows.append(row | config | {"summary": run.summary, "evaluations": run.evaluations, "costs": run.costs or {}})
+        settings = {f"config.{key}": value for key, value in comparable(run.config).items() if key != "seed"}
+        scores = {T: found.get(MIOU) for T, found in run.evaluated.items()}
+        rows.append(row | settings | run.summary | {"T_eval": scores, "head": run.costs or {}})
     frame = pd.json_normalize(rows)
-    texts = frame.map(lambda value: json.dumps(value, default=str))
-    return frame[[name for name in frame if not name.startswith("config.") or texts[name].nunique() > 1]]
+    return frame[[name for name in frame if not name.startswith("config.") or frame[name].map(shown).nunique() > 1]]
 
 
 def to_csv(frame: pd.DataFrame) -> str:
