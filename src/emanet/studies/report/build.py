@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from emanet.common.errors import ConfigError
 from emanet.config.rules import check
 from emanet.studies.report.costs import complete
 from emanet.studies.report.facts import commands, facts, warnings
-from emanet.studies.report.figures import drawings
+from emanet.studies.report.figures import draw
 from emanet.studies.report.page import Picture, Section, assign_notes, render
 from emanet.studies.report.study import Study, group
 from emanet.studies.report.style import styled, to_bytes
 from emanet.studies.report.tables import finding, runs_frame, scores, tables, to_csv
-from emanet.studies.runs import Run, gather, ordered, run_line
+from emanet.studies.runs import gather, ordered, run_line
 
 log = logging.getLogger(__name__)
 
@@ -41,17 +41,23 @@ def write_report(cfg: DictConfig) -> Path:
         ConfigError: where there is nothing to report, or what is named cannot be read.
     """
     check(cfg)
-    places = as_list(cfg.runs)
+    places = [cfg.runs] if isinstance(cfg.runs, str) else list(cfg.runs or [])
     if not (places or cfg.wandb):
         raise ConfigError("say what to report on: runs=FOLDER or wandb=ENTITY/PROJECT is missing")
+    if not (places or cfg.output):
+        raise ConfigError("say where to write the report: output=FOLDER is missing")
     baseline = parse_setting(cfg.baseline)
-    runs = complete(gather(places) + read_wandb(cfg.wandb))
-    runs = ordered(replace(run, default=(run.default or {}) | baseline or None) for run in runs)
-    output = place_of(cfg, places)
+    runs = gather(places)
+    if cfg.wandb:
+        from emanet.studies.report.wandb_runs import read_project  # importing wandb takes seconds
+
+        runs += read_project(cfg.wandb)
+    runs = ordered(replace(run, default=(run.default or {}) | baseline or None) for run in complete(runs))
+    first = Path(places[0] if places else ".").expanduser()
+    output = Path(cfg.output).expanduser() if cfg.output else (first if first.is_dir() else first.parent) / "report"
     page = Path(cfg.page).expanduser() if cfg.page else output / "report.md"
-    studies = group(runs)
     with styled():
-        sections = [write_section(study, output, page.parent, list(cfg.formats)) for study in studies]
+        sections = [write_section(study, output, page.parent, list(cfg.formats)) for study in group(runs)]
     top = assign_notes(Path(cfg.notes).expanduser(), sections) if cfg.notes else ""
     write(output / "runs.csv", to_csv(runs_frame(runs)))
     kept = write(output / "runs.jsonl", "".join(run_line(run) + "\n" for run in runs))
@@ -69,12 +75,13 @@ def link(path: Path, folder: Path) -> str:
 
 def write_section(study: Study, output: Path, folder: Path, formats: Sequence[str]) -> Section:
     """Tables and figures of a study; what a page in ``folder`` says of it."""
-    pictures = []
-    kind = next(kind for kind in formats if kind in KINDS)
-    for drawing in drawings(study):
-        paths = {k: write(output / f"figures/{drawing.name}.{k}", to_bytes(drawing.figure, k)) for k in formats}
-        data = base64.b64encode(paths[kind].read_bytes()).decode()
-        pictures.append(Picture(drawing.caption, link(paths[kind], folder), f"data:{KINDS[kind]};base64,{data}"))
+    picture, drawing = None, draw(study)
+    if drawing:
+        files = {kind: to_bytes(drawing.figure, kind) for kind in formats}
+        paths = {kind: write(output / f"figures/{study.slug}.{kind}", data) for kind, data in files.items()}
+        kind = next(kind for kind in formats if kind in KINDS)
+        data = f"data:{KINDS[kind]};base64,{base64.b64encode(files[kind]).decode()}"
+        picture = Picture(drawing.caption, link(paths[kind], folder), data)
     table = write(output / f"tables/{study.slug}.csv", to_csv(scores(study)))
     return Section(
         study.title,
@@ -82,20 +89,11 @@ def write_section(study: Study, output: Path, folder: Path, formats: Sequence[st
         facts=facts(study),
         commands=commands(study),
         warnings=warnings(study),
-        pictures=pictures,
+        picture=picture,
         tables=tables(study),
         finding=finding(study),
         csv=link(table, folder),
     )
-
-
-def read_wandb(project: str | None) -> list[Run]:
-    """Runs of a W&B project; none without one."""
-    if project is None:
-        return []
-    from emanet.studies.report.wandb_runs import read_project  # importing wandb takes seconds
-
-    return read_project(project)
 
 
 def parse_setting(words: Sequence[str]) -> dict[str, Any]:
@@ -107,18 +105,3 @@ def parse_setting(words: Sequence[str]) -> dict[str, Any]:
     if mistakes := [word for word in words if not all(word.partition("=")[:2])]:
         raise ConfigError(f"baseline holds KEY=VALUE such as model.K=64, got {mistakes[0]!r}")
     return {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in words)}
-
-
-def as_list(value: Any) -> list[str]:
-    """One path or several."""
-    return [str(item) for item in value] if OmegaConf.is_list(value) else [str(value)] if value is not None else []
-
-
-def place_of(cfg: DictConfig, places: Sequence[str]) -> Path:
-    """The output folder: the one that is named, or ``report`` beside the runs."""
-    if cfg.output:
-        return Path(cfg.output).expanduser()
-    if not places:
-        raise ConfigError("say where to write the report: output=FOLDER is missing")
-    first = Path(places[0]).expanduser()
-    return (first if first.is_dir() else first.parent) / "report"

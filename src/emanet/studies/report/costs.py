@@ -31,9 +31,6 @@ def complete(runs: Sequence[Run]) -> list[Run]:
     return [replace(r, costs=r.costs or head_costs(described(r)), default=r.default or default_of(r)) for r in runs]
 
 
-# --- costs ----------------------------------------------------------------------------------------------------------
-
-
 def described(run: Run) -> str | None:
     """What the costs of a run depend on; ``None`` where it does not say it, or names what is not this package's."""
     model = {key: value for key, value in run.config.items() if key.startswith("model.") and key not in FREE}
@@ -74,33 +71,24 @@ def head_costs(description: str | None) -> dict[str, Any] | None:
     return {"size": size, "macs": head.macs, "params": head.params, "memory": head.memory}
 
 
-# --- default settings -----------------------------------------------------------------------------------------------
-
-
 def default_of(run: Run) -> dict[str, Any] | None:
     """What the swept keys would be without the sweep; ``None`` where the command does not tell."""
-    overrides = overrides_of(run)
-    return {key: composed(overrides).get(key) for key in run.keys} if run.keys and composed(overrides) else None
-
-
-def overrides_of(run: Run) -> tuple[str, ...] | None:
-    """What the command of a run set, the sweep and the swept keys left out; ``None`` for a command of another kind."""
     try:
         words = shlex.split(str(run.summary.get("command") or ""))
     except ValueError:
-        return None
-    if len(words) < 2 or Path(words[1]).name != "train.py" or any("${" in word for word in words):
+        words = []
+    if not run.keys or len(words) < 2 or Path(words[1]).name != "train.py" or any("${" in word for word in words):
         return None
     left_out = {"sweep", "resume", "study", "swept", "seed", *run.keys}
     given = [(word.partition("=")[0].lstrip("+~"), word) for word in words[2:] if "=" in word]
-    return tuple(word for key, word in given if key not in left_out and not key.startswith(("-", "hydra")))
+    kept = [word for key, word in given if key not in left_out and not key.startswith(("-", "hydra"))]
+    values = composed(tuple(kept))
+    return {key: values.get(key) for key in run.keys} if values else None
 
 
 @cache
-def composed(overrides: tuple[str, ...] | None) -> dict[str, Any]:
+def composed(overrides: tuple[str, ...]) -> dict[str, Any]:
     """The configuration of a training, flat; empty where it cannot be composed."""
-    if overrides is None:
-        return {}
     try:
         within = GlobalHydra.instance().is_initialized()  # by the script
         with nullcontext() if within else initialize_config_dir(CONF_DIR, version_base="1.3"):

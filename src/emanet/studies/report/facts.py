@@ -4,7 +4,6 @@ import json
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from emanet.studies.report.study import MOST_KEYS, Study
 from emanet.studies.runs import Run, comparable, cut, natural, shown
@@ -34,13 +33,11 @@ def commands(study: Study) -> list[str]:
 def warnings(study: Study) -> list[str]:
     """Why the figures of a study may not be comparable, one sentence each."""
     told = circumstances(study.ended).items()
-    return [
-        *differing_settings(study),
-        *(f"{name} is not the same for all runs: {listed(counted)}." for name, counted in told if len(counted) > 1),
-        *repeated_seeds(study),
-        *unequal_seeds(study),
-        *missing_evaluations(study),
-    ]
+    found = [f"{name} is not the same for all runs: {listed(counted)}." for name, counted in told if len(counted) > 1]
+    again = study.frame.groupby(["setting", "seed"])["run"].agg(list)
+    for (setting, seed), names in again[again.map(len) > 1].items():
+        found.append(f"{study.labels[setting]}: seed {seed} was run more than once: {', '.join(few(names))}.")
+    return differing_settings(study) + found + unequal_seeds(study)
 
 
 # --- facts ----------------------------------------------------------------------------------------------------------
@@ -50,12 +47,9 @@ def swept_text(study: Study) -> str:
     """Keys and their values, and the seeds."""
     parts = [f"{len(study.keys)} keys: {', '.join(few(study.keys))}"]
     if len(study.keys) <= MOST_KEYS:
-        values = [
-            dict.fromkeys(shown(setting[place]) for setting in study.settings) for place in range(len(study.keys))
-        ]
+        values = [dict.fromkeys(map(shown, each)) for each in zip(*study.settings, strict=True)]
         parts = [f"{key} = {cut(', '.join(each), 200)}" for key, each in zip(study.keys, values, strict=True)]
-    seeds = seeds_text(study.runs)
-    return "; ".join([*parts, f"seed{'s' * (', ' in seeds)} {seeds}" if seeds else "no seed recorded"])
+    return "; ".join([*parts, f"seeds: {seeds_text(study.runs) or 'not recorded'}"])
 
 
 def seeds_text(runs: Iterable[Run]) -> str:
@@ -72,7 +66,7 @@ def settings_text(runs: Iterable[Run]) -> str:
 
 def runs_text(study: Study) -> str:
     """How many, and how long they took."""
-    text = f"{len(study.runs)}, " + (f"of which {len(study.ended)} finished" if study.unfinished else "all finished")
+    text = f"{len(study.runs)}, {len(study.ended)} of them finished"
     minutes = [run.summary["seconds_total"] / 60 for run in study.ended if run.summary.get("seconds_total")]
     if minutes:
         text += f"; {statistics.median(minutes):.1f} minutes each (median), {sum(minutes) / 60:.1f} hours in all"
@@ -85,17 +79,13 @@ def circumstances(runs: Sequence[Run]) -> dict[str, Counter[str]]:
     for run in runs:
         summary, git = run.summary, dict(run.summary.get("git") or {})
         git["commit"] = str(git.get("commit"))[:10]
-        data = {
-            "": run.config.get("dataset.name") or summary.get("dataset"),
-            "validated on": run.config.get("dataset.val_split"),
-        }
-        data |= {"classes:": len(summary.get("val/iou") or {}) or None}
+        data = {"": run.config.get("dataset.name") or summary.get("dataset")}
+        data |= {"validated on": run.config.get("dataset.val_split"), "classes:": len(summary.get("val/iou") or {})}
         parts = {"Data": data, "Steps done": {"": summary.get("steps")}, "Hardware": summary.get("hardware")}
         for name, values in (parts | {"Software": summary.get("versions"), "Source": git}).items():
-            words = [
-                f"{key} {shown(value)}".strip() for key, value in (values or {}).items() if value not in (None, [])
-            ]
-            found.setdefault(name, Counter())[", ".join(words)] += 1
+            known = {key: value for key, value in (values or {}).items() if value not in (None, [])}
+            text = ", ".join(f"{key} {shown(value)}".strip() for key, value in known.items())
+            found.setdefault(name, Counter())[text] += 1
     return found
 
 
@@ -105,8 +95,7 @@ def circumstances(runs: Sequence[Run]) -> dict[str, Counter[str]]:
 def listed(counted: Mapping[str, int]) -> str:
     """Values, each with the number of runs."""
     ordered = sorted(counted.items(), key=lambda item: (-item[1], item[0]))
-    texts = [f"{text or 'unknown'} ({number} run{'s' * (number > 1)})" for text, number in ordered]
-    return "; ".join(few(texts))
+    return "; ".join(few([f"{text or 'unknown'} ({n} run{'s' * (n > 1)})" for text, n in ordered]))
 
 
 def few(texts: Sequence[str], more: str = "and {} more") -> list[str]:
@@ -121,26 +110,11 @@ def differing_settings(study: Study) -> list[str]:
     for key in sorted({key for config in configs for key in config} - {"seed", *study.keys}):
         counted = Counter(shown(config.get(key)) for config in configs)
         if len(counted) > 1:
-            follows = [swept for swept in study.keys if decides(configs, swept, key)]
-            how = f"goes with {follows[0]}" if follows else "differs, though it is not swept"
+            pairs = {(json.dumps([c.get(swept) for swept in study.keys]), json.dumps(c.get(key))) for c in configs}
+            follows = len(pairs) == len({setting for setting, _ in pairs})  # each setting has one value of the key
+            how = "goes with what is swept" if follows else "differs, though it is not swept"
             found.append(f"{key} {how}: {listed(counted)}.")
     return few(found)
-
-
-def decides(configs: Iterable[Mapping[str, Any]], swept: str, key: str) -> bool:
-    """Whether the value of one key always comes with one value of another."""
-    pairs = {(json.dumps(config.get(swept)), json.dumps(config.get(key))) for config in configs}
-    return len(pairs) == len({value for value, _ in pairs})
-
-
-def repeated_seeds(study: Study) -> list[str]:
-    """Seeds that one setting was run with more than once."""
-    found = []
-    for (setting, seed), rows in study.finished.groupby(["setting", "seed"]):
-        if len(rows) > 1:
-            names = ", ".join(few([study.runs[place].name for place in rows["run"]]))
-            found.append(f"{study.labels[setting]}: seed {seed} was run more than once: {names}.")
-    return found
 
 
 def unequal_seeds(study: Study) -> list[str]:
@@ -152,9 +126,3 @@ def unequal_seeds(study: Study) -> list[str]:
     usual = max(counted, key=lambda text: (counted[text], len(text)))
     others = [f"{label} ({text})" for label, text in zip(study.labels, seeds, strict=True) if text not in ("", usual)]
     return [f"Means are not over the same seeds: most are over {usual}, but not {'; '.join(few(others))}."]
-
-
-def missing_evaluations(study: Study) -> list[str]:
-    """Finished runs that lack evaluations that others have."""
-    lacking = [run.name for run in study.ended if {*study.iterations} - run.evaluated.keys()]
-    return [f"Not evaluated with every T_eval: {', '.join(few(lacking))}."] if lacking else []

@@ -48,7 +48,7 @@ class Section:
     facts: dict[str, str]
     commands: Sequence[str]
     warnings: Sequence[str]
-    pictures: Sequence[Picture]
+    picture: Picture | None
     tables: Sequence[Table]
     finding: str
     csv: str
@@ -71,25 +71,12 @@ def assign_notes(path: Path, sections: Sequence[Section]) -> str:
     except OSError as error:
         raise ConfigError(f"notes={path}: cannot be read ({error.strerror})") from error
     known = {name: section for section in reversed(sections) for name in section.names}
-    (_, top), *others = split_notes(text)
-    for heading, body in others:
+    top, *others = re.split(r"^## +(.*?) *$", text, flags=re.MULTILINE)
+    for heading, body in zip(others[::2], others[1::2], strict=True):
         if heading not in known:
             raise ConfigError(f"notes={path}: '## {heading}' names no section; there are {', '.join(known)}")
-        known[heading].notes = body
-    return top
-
-
-def split_notes(text: str) -> list[tuple[str, str]]:
-    """Headings of the second level with the text below each; code blocks may hold lines that look like one."""
-    parts: list[tuple[str, list[str]]] = [("", [])]
-    fenced = False
-    for line in text.splitlines():
-        fenced ^= line.lstrip().startswith("```")
-        if line.startswith("## ") and not fenced:
-            parts.append((line[3:].strip(), []))
-        elif not (line.startswith("# ") and not fenced):  # a title of the notes' own
-            parts[-1][1].append(line)
-    return [(heading, "\n".join(lines).strip("\n")) for heading, lines in parts]
+        known[heading].notes = body.strip()
+    return top.strip()
 
 
 def render(title: str, source: str, top: str, sections: Sequence[Section]) -> tuple[str, str]:

@@ -19,8 +19,7 @@ ORDER: dict[str, tuple[Any, ...]] = {
     "model.norm": ("none", "layer", "l2"),
     "model.head": ("ema", "fcn", "nonlocal", "a2", "psp", "deeplabv3", "ham", "external"),
 }
-MIOU = "val/miou"
-METRICS = {"miou": MIOU, "pixel_accuracy": "val/pixel_accuracy", "images_per_second": "images_per_second"}
+MIOU, ACCURACY, SPEED = METRICS = ("val/miou", "val/pixel_accuracy", "images_per_second")
 COSTS = {"macs": " MACs", "params": " params", "memory": "B"}  # of a head, with their units
 PREFIXES = (("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
 CONFIDENCE = 0.95
@@ -29,7 +28,7 @@ MOST_KEYS, MOST_SHOWN, LONGEST_LABEL = 4, 40, 40  # of a page: key columns, sett
 
 @dataclass(frozen=True)
 class Study:
-    """Runs of one experiment that differ in the values of ``keys``, and in the seed; a setting is named by its number.
+    """Runs of one experiment that differ in the values of ``keys``, and in the seed; a setting goes by its place.
 
     Args:
         experiment: name of the runs.
@@ -50,34 +49,19 @@ class Study:
         """Heading."""
         return self.experiment if self.name is None else f"{self.name} ({self.experiment})"
 
-    def values_of(self, run: Run) -> tuple[Any, ...]:
-        """Values of the keys."""
-        return tuple(run.config.get(key) for key in self.keys)
-
     @cached_property
     def settings(self) -> list[tuple[Any, ...]]:
         """The different values of the keys, in the order that a reader expects."""
-        found = {json.dumps(self.values_of(run)): self.values_of(run) for run in self.runs}
-        return sorted(found.values(), key=lambda values: [*map(rank, self.keys, values)])
+        values = [tuple(run.config.get(key) for key in self.keys) for run in self.runs]
+        found = {json.dumps(each): each for each in values}
+        return sorted(found.values(), key=lambda each: [*map(rank, self.keys, each)])
 
     @cached_property
-    def frame(self) -> pd.DataFrame:
-        """A row per run: ``run`` (its place among the runs), ``setting``, ``seed``, ``finished`` and its scores."""
-        numbers = {json.dumps(values): number for number, values in enumerate(self.settings)}
-        rows = []
-        for place, run in enumerate(self.runs):
-            row: dict[str, Any] = {"run": place, "setting": numbers[json.dumps(self.values_of(run))]}
-            row |= {"finished": run.reason is None, "seed": None if run.seed is None else shown(run.seed)}
-            row |= {name: run.summary.get(name) for name in METRICS.values()}
-            row |= {f"T_eval={T}": (run.evaluated.get(T) or {}).get(MIOU) for T in self.iterations}
-            rows.append(row)
-        scores = [*METRICS.values(), *(f"T_eval={T}" for T in self.iterations)]
-        return pd.DataFrame(rows).astype(dict.fromkeys(scores, float))
-
-    @cached_property
-    def finished(self) -> pd.DataFrame:
-        """The rows of runs with a result."""
-        return self.frame[self.frame["finished"]]
+    def members(self) -> list[list[Run]]:
+        """The runs of each setting in the order of their seeds."""
+        runs = sorted(self.runs, key=lambda run: (natural(shown(run.seed)), natural(run.name)))
+        texts = [(run, json.dumps([run.config.get(key) for key in self.keys])) for run in runs]
+        return [[run for run, text in texts if text == json.dumps(list(values))] for values in self.settings]
 
     @cached_property
     def ended(self) -> list[Run]:
@@ -85,20 +69,25 @@ class Study:
         return [run for run in self.runs if run.reason is None]
 
     @cached_property
-    def unfinished(self) -> list[Run]:
-        """Runs without a result."""
-        return [run for run in self.runs if run.reason is not None]
-
-    @cached_property
-    def members(self) -> list[list[Run]]:
-        """The runs of each setting in the order of their seeds."""
-        ordered = sorted(self.runs, key=lambda run: (natural(shown(run.seed)), natural(run.name)))
-        return [[run for run in ordered if self.values_of(run) == values] for values in self.settings]
-
-    @cached_property
     def iterations(self) -> list[str]:
         """Numbers of EM iterations that the trained networks were evaluated with."""
         return sorted({T for run in self.runs for T in run.evaluated}, key=natural)
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """A row per run with a result: ``run``, ``setting``, ``seed``, its scores, and ``T=...``: what other numbers of
+        EM iterations in evaluation add to the mIoU of as many as in training."""
+        changes = [f"T={T}" for T in self.iterations]
+        rows = []
+        for setting, runs in enumerate(self.members):
+            for run in (run for run in runs if run.reason is None):
+                row = {"run": run.name, "setting": setting, "seed": None if run.seed is None else shown(run.seed)}
+                scores = pd.Series({T: run.evaluated.get(T, {}).get(MIOU) for T in self.iterations}, dtype=float)
+                own = scores.get(shown(run.config.get("model.T")), np.nan)
+                row |= {name: run.summary.get(name) for name in METRICS}
+                rows.append(row | dict(zip(changes, scores - own, strict=True)))
+        columns = ["run", "setting", "seed", *METRICS, *changes]
+        return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[3:], float))
 
     @cached_property
     def default(self) -> int | None:
@@ -120,64 +109,39 @@ class Study:
         words = [setting_text(self.keys, values) or self.experiment for values in self.settings]
         return [f"#{number}" if self.numbered else text for number, text in enumerate(words, start=1)]
 
-    @cached_property
-    def listed(self) -> list[int]:
-        """The settings that the page shows: all, or of very many the best, and the default."""
-        if len(self.settings) <= MOST_SHOWN:
-            return list(range(len(self.settings)))
-        best = self.spread(MIOU)["mean"].nlargest(MOST_SHOWN).index
-        return sorted({*best} | ({self.default} if self.default is not None else set()))
-
     def spread(self, metric: str) -> pd.DataFrame:
         """Mean, standard deviation (n - 1) and number of finished runs, a row per setting."""
-        scores = self.finished.groupby("setting")[metric]
-        return (
-            scores.agg(["mean", "std", "count"])
-            .reindex(range(len(self.settings)))
-            .fillna({"count": 0})
-            .astype({"count": int})
-        )
+        found = self.frame.groupby("setting")[metric].agg(["mean", "std", "count"])
+        return found.reindex(range(len(self.settings))).fillna({"count": 0}).astype({"count": int})
 
     def differences(self) -> pd.DataFrame:
         """mIoU of each setting minus the default's, paired over the seeds that both have; see :func:`student`."""
-        scores = self.finished.pivot_table(index="seed", columns="setting", values=MIOU)  # a seed run twice: its mean
+        scores = self.frame.pivot_table(index="seed", columns="setting", values=MIOU)  # a seed run twice: its mean
         if self.default not in scores:
             return student(pd.DataFrame())
         return student(scores.drop(columns=self.default).sub(scores[self.default], axis=0))
 
-    def changes(self, setting: int) -> pd.DataFrame:
-        """mIoU under other EM iterations minus that under as many as in training, paired over the networks."""
-        rows = self.finished[self.finished["setting"] == setting]
-        names = [f"T_eval={T}" for T in self.iterations]
-        own = [row.get(f"T_eval={self.runs[row['run']].config.get('model.T')}", np.nan) for _, row in rows.iterrows()]
-        return student(rows[names].sub(pd.Series(own, index=rows.index, dtype=float), axis=0))
-
-    @cached_property
     def costs(self) -> pd.DataFrame:
-        """What the head of each setting costs: a column for each cost, empty where it is not known."""
-        known = [next((run.costs for run in members if run.costs), {}) for members in self.members]
-        return pd.DataFrame(known, columns=[*COSTS], dtype="Int64")
-
-    def varying_costs(self) -> pd.DataFrame:
-        """Costs that are not the same for all settings, in units that give readable numbers."""
-        columns = {}
-        for name, unit in COSTS.items():
-            if self.costs[name].nunique() > 1:
-                prefix, scale = next(item for item in PREFIXES if self.costs[name].max() >= item[1])
-                columns[f"head {prefix}{unit}"] = self.costs[name].astype(float) / scale
-        return pd.DataFrame(columns, index=self.costs.index)
+        """Costs of the heads that are not the same for all settings, in units that give readable numbers."""
+        known = [next((run.costs for run in runs if run.costs), {}) for runs in self.members]
+        frame = pd.DataFrame(known, columns=[*COSTS], dtype=float)
+        for name in COSTS:
+            prefix, scale = next((item for item in PREFIXES if frame[name].max() >= item[1]), PREFIXES[-1])
+            frame[name] = frame[name] / scale
+            frame = frame.rename(columns={name: f"head {prefix}{COSTS[name]}"})
+        return frame.loc[:, frame.nunique() > 1]
 
 
 def student(differences: pd.DataFrame) -> pd.DataFrame:
-    """What a row of paired differences per seed comes to, for each column.
+    """What paired differences, a row per pair, come to in each column.
 
     Returns:
-        ``mean``, ``se`` (its standard error), ``n`` pairs, ``half`` the width of Student's 95 % interval, and whether
-        the mean ``stands_out``: that interval leaves out 0. A single pair has no error and does not.
+        ``mean``, ``se`` (its standard error), ``n`` pairs, and whether the mean ``stands_out``: Student's 95 % interval
+        leaves out 0. A single pair has no error and does not.
     """
     found = pd.DataFrame({"mean": differences.mean(), "se": differences.sem(), "n": differences.count()})
-    found["half"] = found["se"] * stdtrit(np.maximum(found["n"] - 1, 1), (1 + CONFIDENCE) / 2)
-    return found.assign(stands_out=found["mean"].abs() > found["half"])[found["n"] > 0]
+    half = found["se"] * stdtrit(np.maximum(found["n"] - 1, 1), (1 + CONFIDENCE) / 2)
+    return found.assign(stands_out=found["mean"].abs() > half)[found["n"] > 0]
 
 
 def group(runs: Iterable[Run]) -> list[Study]:
@@ -216,11 +180,9 @@ def differing_keys(runs: Sequence[Run]) -> list[str]:
 def rank(key: str, value: Any) -> tuple[Any, ...]:
     """Sort key of a value: null, numbers by size, names in their usual order, other names."""
     usual = ORDER.get(key, ())
-    if value is None:
-        return (0, 0, [])
-    if is_number(value):
-        return (1, value, [])
-    return (2, usual.index(value) if value in usual else len(usual), natural(shown(value)))
+    if value is None or is_number(value):
+        return (0, value is not None, value or 0)
+    return (1, usual.index(value) if value in usual else len(usual), natural(shown(value)))
 
 
 def is_number(value: Any) -> bool:

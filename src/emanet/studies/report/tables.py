@@ -1,4 +1,4 @@
-"""Tables of a study: numbers for CSV, the same as text for the page."""
+"""Tables of a study: numbers for CSV, texts for the page."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from emanet.studies.report.study import METRICS, MIOU, MOST_SHOWN, Study
+from emanet.studies.report.study import ACCURACY, MIOU, MOST_SHOWN, SPEED, Study, student
 from emanet.studies.runs import Run, comparable, cut, short, shown
 
 PLUS_MINUS, MINUS = "±", "−"  # noqa: RUF001 a minus sign is as wide as a plus
@@ -34,45 +34,45 @@ def tables(study: Study) -> list[Table]:
     found = [scores_table(study)]
     if study.iterations and study.ended:
         found.append(iterations_table(study))
-    if study.unfinished:
-        rows = [[cut(run.name), cut(str(run.reason), 300)] for run in study.unfinished[:MOST_SHOWN]]
-        of = f", the first {MOST_SHOWN} of {len(study.unfinished)}" if len(study.unfinished) > MOST_SHOWN else ""
-        found.append(Table(f"Without a result, and in no mean{of}:", ["run", "reason"], rows, left=2))
+    failed = [[cut(run.name), cut(str(run.reason), 300)] for run in study.runs if run.reason is not None]
+    if failed:
+        of = f", the first {MOST_SHOWN} of {len(failed)}" if len(failed) > MOST_SHOWN else ""
+        found.append(Table(f"Without a result, and in no mean{of}:", ["run", "reason"], failed[:MOST_SHOWN], left=2))
     return found
 
 
 def scores(study: Study) -> pd.DataFrame:
     """A row per setting with all numbers: scores as shares, the paired difference to the default, costs."""
-    frame = pd.DataFrame({key: [plain(values[n]) for values in study.settings] for n, key in enumerate(study.keys)})
-    frame = frame.reindex(range(len(study.settings)))
-    frame["runs"] = [len(members) for members in study.members]
-    for name, metric in {**METRICS, **{f"miou_T_eval={T}": f"T_eval={T}" for T in study.iterations}}.items():
-        spread = study.spread(metric)
-        frame[[f"{name}_mean", f"{name}_sd"]] = spread[["mean", "std"]]
-        if name == "miou":
-            frame.insert(frame.columns.get_loc("runs") + 1, "finished", spread["count"])
-    differences = study.differences().reindex(frame.index)
-    frame[["difference", "difference_se"]] = differences[["mean", "se"]]
-    frame["pairs"] = differences["n"].fillna(0).astype(int)
-    return frame.join(study.costs.add_prefix("head_")).astype(object)
+    frame = pd.DataFrame([dict(zip(study.keys, values, strict=True)) for values in study.settings], dtype=object)
+    frame["runs"], frame["finished"] = [len(runs) for runs in study.members], study.spread(MIOU)["count"]
+    for name in (MIOU, ACCURACY, SPEED, *(f"T={T}" for T in study.iterations)):
+        frame[[f"{name} mean", f"{name} sd"]] = study.spread(name)[["mean", "std"]]
+    differences = study.differences().reindex(frame.index).drop(columns="stands_out")
+    return frame.join(differences.add_prefix("difference ")).join(study.costs())
+
+
+def listed(study: Study) -> list[int]:
+    """The settings that the page shows: all, or of very many the best."""
+    best = study.spread(MIOU)["mean"].nlargest(MOST_SHOWN).index
+    return sorted(best) if len(study.settings) > MOST_SHOWN else list(range(len(study.settings)))
 
 
 def scores_table(study: Study) -> Table:
     """A row per setting: scores, difference to the default, speed, costs."""
     header, named = setting_columns(study)
-    differences, costs, default = study.differences(), study.varying_costs(), study.default
+    miou, accuracy, speed = (study.spread(metric) for metric in (MIOU, ACCURACY, SPEED))
+    differences, costs, shows = study.differences(), study.costs(), listed(study)
     columns = ["runs", "mIoU", "pixel accuracy", f"mIoU {MINUS} default's", "images/s"]
-    if default is None:
-        columns.remove(f"mIoU {MINUS} default's")
     rows = []
-    for setting, row in scores(study).loc[study.listed].iterrows():
-        of = "" if row["finished"] == row["runs"] else f" of {row['runs']}"
-        texts = [f"{row['finished']}{of}", spread_text(row, "miou"), spread_text(row, "pixel_accuracy")]
-        texts += [difference_text(differences, setting)] if default is not None else []
-        texts += [number(row["images_per_second_mean"], ".1f"), *(number(cost, ".3g") for cost in costs.loc[setting])]
-        rows.append(named[setting] + texts)
-    of = f"The {len(rows)} best of {len(study.settings)} settings; the CSV file holds all."
-    lead = of if len(rows) < len(study.settings) else ""
+    for setting in shows:
+        ended, planned = miou["count"][setting], len(study.members[setting])
+        row = [*named[setting], str(planned) if ended == planned else f"{ended} of {planned}"]
+        row += [with_error(*miou.loc[setting, ["mean", "std"]]) or "no result"]
+        row += [with_error(*accuracy.loc[setting, ["mean", "std"]]), difference_text(differences, setting)]
+        row += [number(speed["mean"][setting], ".1f"), *(number(cost, ".3g") for cost in costs.loc[setting])]
+        rows.append(row)
+    many = f"The {len(shows)} best of {len(study.settings)} settings; the CSV file holds all."
+    lead = many if len(shows) < len(study.settings) else ""
     return Table(lead, [*header, *columns, *costs.columns], rows, left=len(header))
 
 
@@ -91,34 +91,27 @@ def setting_columns(study: Study) -> tuple[list[str], list[list[str]]]:
 def iterations_table(study: Study) -> Table:
     """What other numbers of EM iterations in evaluation change (columns) in the networks of each setting (rows)."""
     header, named = setting_columns(study)
-    numbers, rows = scores(study), []
-    for setting in study.listed:
-        changes = study.changes(setting)
-        own = shown(study.members[setting][0].config.get("model.T"))
-        texts = [
-            spread_text(numbers.loc[setting], f"miou_T_eval={T}")
-            if own == T
-            else difference_text(changes, f"T_eval={T}")
-            for T in study.iterations
-        ]
-        rows.append(named[setting] + texts)
+    columns = [f"T={T}" for T in study.iterations]
+    rows = []
+    for setting in listed(study):
+        own = f"T={study.members[setting][0].config.get('model.T')}"
+        changes = student(study.frame.loc[study.frame["setting"] == setting, columns])
+        rows.append(named[setting] + ["as trained" if own == T else difference_text(changes, T) for T in columns])
     lead = (
-        "The same trained networks, evaluated with other numbers of EM iterations: mIoU with as many as in training, "
-        f"and what each other number changes, network by network (mean {PLUS_MINUS} standard error, bold as above)."
+        "The same trained networks under other numbers of EM iterations T in evaluation: what that adds to their mIoU, "
+        f"network by network (mean {PLUS_MINUS} standard error in points, bold as above)."
     )
-    return Table(lead, [*header, *(f"T_eval={T}" for T in study.iterations)], rows, left=len(header))
+    return Table(lead, [*header, *(f"evaluated with {name}" for name in columns)], rows, left=len(header))
 
 
 def finding(study: Study) -> str:
     """Which settings differ from the default by more than the seeds' noise."""
     if not study.keys:
         return ""
-    if study.default is None or study.spread(METRICS["miou"])["count"][study.default] == 0:
-        return "The default setting is not among the runs with a result, so no differences to it are given."
     differences = study.differences()
+    if differences.empty:
+        return "No setting shares a seed with a default setting, so no differences are given."
     measured = differences[differences["n"] > 1]
-    if measured.empty:
-        return "No setting shares two seeds with the default, so nothing can be said of chance."
     apart = measured.loc[measured["stands_out"], "mean"]
     told = [f"{study.labels[setting]} ({number(100 * mean, '+.2f')})" for setting, mean in apart.items()]
     return (
@@ -140,11 +133,6 @@ def with_error(mean: float, error: float, form: str = ".2f") -> str:
     return number(100 * mean, form) + ("" if math.isnan(error) else f" {PLUS_MINUS} {100 * error:.2f}")
 
 
-def spread_text(row: "pd.Series[Any]", name: str) -> str:
-    """Mean and standard deviation."""
-    return with_error(row[f"{name}_mean"], row[f"{name}_sd"]) or "no result"
-
-
 def difference_text(differences: pd.DataFrame, row: Any) -> str:
     """Mean difference and its standard error; strong where it stands out from the seeds' noise."""
     if row not in differences.index:
@@ -161,14 +149,8 @@ def runs_frame(runs: Iterable[Run]) -> pd.DataFrame:
     """A row per run: what it was and gave; of its settings, those that differ between the runs."""
     rows = []
     for run in runs:
-        row = {
-            "run": run.name,
-            "experiment": run.experiment,
-            "study": run.study,
-            "seed": run.seed,
-            "reason": run.reason,
-        }
-        settings = {f"config.{key}": value for key, value in comparable(run.config).items() if key != "seed"}
+        row = {"run": run.name, "experiment": run.experiment, "study": run.study, "reason": run.reason}
+        settings = {f"config.{key}": value for key, value in comparable(run.config).items()}
         scores = {T: found.get(MIOU) for T, found in run.evaluated.items()}
         rows.append(row | settings | run.summary | {"T_eval": scores, "head": run.costs or {}})
     frame = pd.json_normalize(rows)
@@ -177,15 +159,9 @@ def runs_frame(runs: Iterable[Run]) -> pd.DataFrame:
 
 def to_csv(frame: pd.DataFrame) -> str:
     """A table as CSV; numbers to their last digit, and no text that a spreadsheet would take for a formula."""
-    frame = frame.astype(object).map(lambda value: harmless(plain(value)))
-    return frame.rename(columns=harmless).to_csv(index=False, lineterminator="\n")
 
+    def plain(value: Any) -> Any:
+        text = shown(value) if isinstance(value, (bool, str, list, dict)) else value
+        return f"'{text}" if isinstance(text, str) and text[:1] in set("=+-@\t\r") else text
 
-def harmless(value: Any) -> Any:
-    """A text that begins like a formula behind an apostrophe; any other value as it is."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in set("=+-@\t\r") else value
-
-
-def plain(value: Any) -> Any:
-    """A number or nothing as it is, any other value as text."""
-    return shown(value) if isinstance(value, (bool, str, list, dict)) else value
+    return frame.astype(object).map(plain).rename(columns=plain).to_csv(index=False, lineterminator="\n")

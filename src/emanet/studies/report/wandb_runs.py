@@ -12,7 +12,7 @@ from emanet.studies.runs import Run, kept
 from emanet.training.loggers.wandb import has_credentials
 
 #: W&B's words for how a run goes, and ours; any other is a failure
-STATES = dict(finished="finished", running="running", pending="running", killed="stopped", preempted="stopped")
+STATES = {"finished": "finished", "running": "running", "pending": "running", "killed": "stopped"}
 
 
 def read_project(project: str) -> list[Run]:
@@ -48,10 +48,8 @@ def convert(run: Any) -> Run:
         "status": status,
         "error": f"W&B says {run.state}" if status in ("failed", "stopped") else None,
         "dataset": config.get("dataset.name"),
-        "precision": config.get("trainer.precision"),
         "command": shlex.join(command) if metadata.get("program") else None,
         "hardware": {"gpus": gpus, "cores": metadata.get("cpu_count"), "system": metadata.get("os")} if gpus else None,
-        "versions": {"python": metadata["python"]} if metadata.get("python") else None,
         "git": {"commit": metadata["git"].get("commit")} if metadata.get("git") else None,
         "steps": number(logged.get("trainer/global_step")),
         "seconds_total": number(logged.get("_runtime")),
