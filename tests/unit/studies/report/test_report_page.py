@@ -17,8 +17,8 @@ from emanet.config.report_schema import register_report_schemas
 from emanet.config.schema import CONF_DIR, PROJECT_ROOT, register
 from emanet.studies.report import make_report
 from emanet.studies.report.costs import complete
-from emanet.studies.report.figures import drawings, places_of
-from emanet.studies.report.page import escaped, split_notes
+from emanet.studies.report.figures import draw
+from emanet.studies.report.page import escaped
 from emanet.studies.report.study import group
 from emanet.studies.report.style import new_figure, styled, to_bytes
 from emanet.studies.runs import gather
@@ -86,7 +86,7 @@ def test_every_study_has_its_section_and_the_runs_without_a_result_their_reason(
     assert re.findall(r"^## (.*)$", text, flags=re.M) == ["K (invented)", "T (invented)", "invented"]
     assert "| sweep_K/x | failed: ValueError: no \\| file x.png |" in text
     assert "| sweep_K/y | no summary: it ended before its first step, or has not come to it |" in text
-    assert "- **Runs:** 8, of which 6 finished;" in text
+    assert "- **Runs:** 8, 6 of them finished;" in text
     assert text.count("**How to read the tables.**") == text.count("- **Data:**") == 1
     assert "| 64 (default) | 3 of 4 | 45.00 ± 2.00 |" in text
     assert "| 32 | 3 of 4 | 42.00 ± 2.00 | 62.00 ± 2.00 | −3.00 ± 1.15 |" in text  # noqa: RUF001
@@ -123,7 +123,7 @@ def test_the_links_of_the_page_lead_to_files_wherever_the_page_lies(base, tmp_pa
 def test_the_html_page_loads_nothing_from_outside(base):
     text = (base / "report" / "report.html").read_text()
     found = References(text)
-    assert len(found.loaded) == len(list((base / "report" / "figures").glob("*.svg"))) == 4
+    assert len(found.loaded) == len(list((base / "report" / "figures").glob("*.svg"))) == 3
     assert all(link.startswith("data:image/svg+xml;base64,") for link in found.loaded)
     assert found.links
     assert all(link.startswith("#") and link[1:] in found.names for link in found.links)
@@ -195,10 +195,6 @@ def test_notes_that_fit_nowhere_are_refused(base, tmp_path, text, message):
         make_report(configured(*overrides))
 
 
-def test_notes_are_split_at_headings_of_the_second_level_outside_of_code():
-    assert split_notes("a\n## B\nb\n```\n## C\n```\n### D") == [("", "a"), ("B", "b\n```\n## C\n```\n### D")]
-
-
 # --- configuration --------------------------------------------------------------------------------------------------
 
 
@@ -245,11 +241,10 @@ def test_the_script_writes_the_report_and_says_where(zygote, base, tmp_path):
 
 def test_a_curve_goes_through_the_means_with_their_deviations_and_all_seeds(tmp_path):
     write_sweep(tmp_path, "model.momentum", {0.0: (0.1, 0.3), 0.9: (0.4, 0.6), 0.999: (0.5,)})
-    (drawing,) = drawings(group(gather([tmp_path]))[0])
-    (axes,) = drawing.figure.axes
+    (axes,) = draw(group(gather([tmp_path]))[0]).figure.axes
     line = next(line for line in axes.lines if len(line.get_xdata()) == 3)
     assert list(line.get_ydata()) == pytest.approx([20, 50, 50])
-    assert axes.get_xlabel() == "model.momentum (not to scale)"
+    assert axes.get_xlabel() == "model.momentum (values side by side, not to scale)"
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "0.9", "0.999"]
     bounds = [collection.get_segments()[0][:, 1] for collection in axes.collections]
     assert sorted(high - low for low, high in bounds) == pytest.approx([2 * 100 * 0.02**0.5] * 2)  # 0.2 / root of 2
@@ -261,29 +256,15 @@ def test_rows_hold_every_setting_and_what_its_head_costs(tmp_path):
     write_sweep(tmp_path, "model.head", {"ema": (0.4, 0.5), "psp": (0.5, 0.6)})
     write_run(tmp_path / "failed", None, values={"model.head": "fcn"})
     study = group(complete(gather([tmp_path])))[0]
-    (drawing,) = drawings(study)
-    first, *others = drawing.figure.axes
+    first, *others = draw(study).figure.axes
     assert [label.get_text() for label in first.get_yticklabels()] == ["ema", "fcn", "psp"]
-    assert len(others) == 3
-    for axes, (name, values) in zip(others, study.varying_costs().items(), strict=True):
+    means = [
+        line.get_xdata()[0] for line in first.lines if line.get_marker() in ("o", "D") and line.get_markersize() > 3
+    ]
+    assert [mean for mean in means if mean == mean] == pytest.approx([45, 55])
+    for axes, (name, values) in zip(others, study.costs().items(), strict=True):
         assert axes.get_xlabel() == name
         assert [text.get_text().strip() for text in axes.texts] == [f"{values[0]:.3g}", "", f"{values[2]:.3g}"]
-
-
-def test_the_change_by_iterations_is_drawn_for_every_setting(tmp_path):
-    for T in (1, 3):
-        for seed in (0, 1):
-            evaluations = {"1": 0.1 * T, "3": 0.2 * T + 0.1 * seed}
-            write_run(tmp_path / f"{T}{seed}", 0.5, values={"model.T": T}, seed=seed, evaluations=evaluations)
-    axes = drawings(group(gather([tmp_path]))[0])[1].figure.axes[0]
-    lines = [list(line.get_ydata()) for line in axes.lines if line.get_marker() in ("o", "s")]
-    assert lines == [pytest.approx([0, 15]), pytest.approx([-35, 0])]  # of 10 to 20 and 30; of 60 and 70 to 30
-
-
-def test_numbers_stand_by_size_by_logarithm_or_one_after_the_other():
-    assert places_of([1, 2, 3, 4, 6]) == ([1, 2, 3, 4, 6], "")
-    assert places_of([8, 16, 32, 256]) == ([3, 4, 5, 8], "")
-    assert places_of([0.0, 0.5, 0.9, 0.999]) == ([0, 1, 2, 3], " (not to scale)")
 
 
 @pytest.mark.parametrize("kind", ["svg", "png", "pdf"])

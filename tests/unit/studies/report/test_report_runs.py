@@ -17,7 +17,7 @@ from emanet.config.schema import PROJECT_ROOT
 from emanet.studies.complexity import measure, overheads
 from emanet.studies.portable import portable, portable_text
 from emanet.studies.report import wandb_runs
-from emanet.studies.report.costs import complete, described, overrides_of
+from emanet.studies.report.costs import complete, described
 from emanet.studies.report.wandb_runs import read_project
 from emanet.studies.runs import Run, gather, read_lines, run_line
 from fake_runs import COMMAND, invented_config, invented_summary, write_run, write_sweep
@@ -168,7 +168,6 @@ def test_the_default_is_what_the_command_gives_without_the_sweep(tmp_path):
     assert [run.default for run in runs[:2]] == [{"model.T": 3}, {"model.K": 64}]
     assert [run.default for run in runs[2:5]] == [None] * 3
     assert [run.default for run in runs[5:]] == [{"model.gradient": "none"}, {"model.gradient": "last"}]
-    assert overrides_of(runs[0])[-1] == "optim.lr=0.1"
 
 
 # --- Weights & Biases -----------------------------------------------------------------------------------------------
@@ -206,27 +205,19 @@ def project(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_a_run_of_a_project_is_read_as_one_of_a_folder(project):
-    project.append(wandb_run())
-    (run,) = read_project("me/emanet")
+    project += [wandb_run(), wandb_run(state="crashed"), wandb_run(state="killed"), wandb_run(state="running")]
+    run, *others = read_project("me/emanet")
     assert (run.name, run.study, run.keys, run.seed) == ("K=8_seed=1", "K", ("model.K",), 1)
     assert (run.miou, run.reason) == (0.5, None)
     assert run.summary["val/iou"] == {"a": 0.4, "b": None}
     assert run.summary["hardware"]["gpus"] == ["Invented GPU"] * 2
     assert run.summary["command"] == "python src/train.py sweep=K"
     assert "secret-machine" not in run_line(run)
-
-
-@pytest.mark.parametrize(
-    ("state", "reason"),
-    [
-        ("crashed", "failed: W&B says crashed"),
-        ("killed", "stopped: W&B says killed"),
-        ("running", "step None of 100: it is running, or was killed"),
-    ],
-)
-def test_a_run_that_did_not_end_well_in_wandb_says_so(project, state, reason):
-    project.append(wandb_run(state=state))
-    assert read_project("me/emanet")[0].reason == reason
+    assert [other.reason for other in others] == [
+        "failed: W&B says crashed",
+        "stopped: W&B says killed",
+        "step None of 100: it is running, or was killed",
+    ]
 
 
 def test_a_project_that_cannot_be_read_is_one_clear_error(project, monkeypatch):

@@ -27,14 +27,17 @@ def study_of(place: Path) -> Study:
 # --- statistics -----------------------------------------------------------------------------------------------------
 
 
-def test_a_paired_difference_has_mean_standard_error_and_students_interval():
+def test_a_paired_difference_stands_out_where_students_interval_leaves_out_zero():
+    se = 0.02 / 3**0.5  # of values 0.02 apart; Student's t of 2 degrees of freedom, 97.5 %: 4.302653
+    shift = {"just below": 4.3026 * se, "just above": 4.3027 * se, "single": 0.5}
     found = student(
-        pd.DataFrame({"a": [-0.03, -0.01, -0.05], "b": [-0.031, -0.030, -0.029], "c": [0.1, np.nan, np.nan]})
+        pd.DataFrame(
+            {name: [by, by - 0.02, by + 0.02] for name, by in shift.items()} | {"single": [0.5, np.nan, np.nan]}
+        )
     )
-    assert found["mean"].tolist() == pytest.approx([-0.03, -0.03, 0.1])
-    assert found.loc["a", "se"] == pytest.approx(0.02 / 3**0.5)
-    assert found.loc["a", "half"] == pytest.approx(4.302653 * 0.02 / 3**0.5)  # t of 2 degrees of freedom, 97.5 %
-    assert found["stands_out"].tolist() == [False, True, False]  # 0.0497 is more than 0.03; one pair says nothing
+    assert found["mean"].tolist() == pytest.approx(list(shift.values()))
+    assert found["se"].tolist()[:2] == pytest.approx([se, se])
+    assert found["stands_out"].tolist() == [False, True, False], "one pair says nothing"
     assert found["n"].tolist() == [3, 3, 1]
 
 
@@ -47,9 +50,7 @@ def test_differences_pair_what_has_the_same_seed_and_a_run_that_failed_is_in_no_
     study = study_of(tmp_path)
     assert study.settings == [(32,), (64,)]
     assert study.differences().loc[0, ["mean", "n"]].tolist() == pytest.approx([-0.02, 2])  # -3 and -1
-    spread = study.spread(MIOU)
-    assert spread.loc[0].tolist() == pytest.approx([0.42, 0.02, 3]), "over all its own seeds, n - 1"
-    assert [run.name for run in study.unfinished] == ["x"]
+    assert study.spread(MIOU).loc[0].tolist() == pytest.approx([0.42, 0.02, 3]), "over all its own seeds, n - 1"
 
 
 def test_changes_by_iterations_are_paired_within_each_network(tmp_path):
@@ -58,9 +59,9 @@ def test_changes_by_iterations_are_paired_within_each_network(tmp_path):
         write_run(tmp_path / f"{seed}", 0.4, values={"model.T": 3}, seed=seed, evaluations=evaluations)
     write_run(tmp_path / "T1", 0.5, values={"model.T": 1}, evaluations={"3": 0.5})
     _, table = tables(study_of(tmp_path))
-    assert table.rows[0] == ["1", "no result", ""]
-    # 2.0 and 1.9 points; half a tenth of a point of standard error; deviation of two values: distance over root 2
-    assert table.rows[1] == ["3 (default)", "+1.95 ± 0.05", "50.00 ± 14.14"]
+    assert table.rows[0] == ["1", "as trained", ""]
+    # 2.0 and 1.9 points; half a tenth of a point of standard error
+    assert table.rows[1] == ["3 (default)", "+1.95 ± 0.05", "as trained"]
     assert [isinstance(cell, Strong) for cell in table.rows[1]] == [False, True, False]
 
 
@@ -88,25 +89,20 @@ def test_runs_are_grouped_by_experiment_and_study_and_others_by_what_they_differ
     ]
 
 
-def test_settings_that_need_too_many_words_go_by_number_and_very_many_are_not_all_shown(tmp_path):
-    for number in range(50):
+def test_settings_that_need_too_many_words_go_by_number_and_of_very_many_the_best_are_shown(tmp_path):
+    for number in range(45):
         values = {f"dataset.option{n}": number for n in range(9)} if number else {}
         write_run(tmp_path / f"{number}", number / 100, study=None, values=values)
     study = study_of(tmp_path)
     (table,) = tables(study)
     assert table.header[:3] == ["setting", "its first run", "runs"]
-    assert table.rows[0][:2] == ["#11", "10"], "the forty best"
-    assert len(table.rows) == 40
-    assert table.lead == "The 40 best of 50 settings; the CSV file holds all."
+    assert [row[:2] for row in table.rows] == [[f"#{number + 1}", str(number)] for number in range(5, 45)]
+    assert table.lead == "The 40 best of 45 settings; the CSV file holds all."
     assert facts(study)["Swept"].startswith("9 keys: dataset.option0, dataset.option1")
-    assert len(scores(study)) == 50
-    assert scores(study)["dataset.option8"].iloc[-1] == 49
+    assert scores(study)["dataset.option8"].tolist() == [None, *range(1, 45)]
 
 
 # --- words ----------------------------------------------------------------------------------------------------------
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-HARDWARE = {"cpu": "Invented CPU", "cores": 2, "threads": 1, "gpus": [], "devices": 1, "system": "Linux"}
 
 
 @pytest.mark.parametrize(
@@ -116,9 +112,8 @@ HARDWARE = {"cpu": "Invented CPU", "cores": 2, "threads": 1, "gpus": [], "device
             {"git": {"commit": "f" * 40}},
             "Source is not the same for all runs: commit 0123456789, dirty false (2 runs);",
         ),
-        ({"git": {"commit": COMMIT, "dirty": True}}, "dirty true (1 run)."),
         ({"steps": 50}, "Steps done is not the same for all runs: 100 (2 runs); 50 (1 run)."),
-        ({"hardware": HARDWARE}, "threads 1, devices 1, system Linux (1 run)."),
+        ({"hardware": {"cpu": "Invented CPU", "threads": 1}}, "cpu Invented CPU, threads 1 (1 run)."),
         ({"versions": {"torch": "10.0"}}, "torch 10.0 (1 run)."),
     ],
 )
@@ -134,22 +129,19 @@ def test_a_setting_that_differs_without_being_swept_is_warned_of(tmp_path):
     write_sweep(tmp_path, "model.K", {8: (0.1,), 16: (0.2,)})
     config = tmp_path / "K=16_seed=0" / "config.yaml"
     config.write_text(config.read_text().replace("max_steps: 100", "max_steps: 50"))
-    assert warnings(study_of(tmp_path)) == ["trainer.max_steps goes with model.K: 100 (1 run); 50 (1 run)."]
-    write_run(tmp_path / "x", 0.3, values={"model.K": 16}, seed=1)
-    write_run(tmp_path / "y", 0.3, values={"model.K": 8}, seed=1)
+    assert warnings(study_of(tmp_path)) == ["trainer.max_steps goes with what is swept: 100 (1 run); 50 (1 run)."]
+    for K in (8, 16):
+        write_run(tmp_path / f"{K}", 0.3, values={"model.K": K}, seed=1)
     told = "trainer.max_steps differs, though it is not swept: 100 (3 runs); 50 (1 run)."
     assert warnings(study_of(tmp_path)) == [told]
 
 
-def test_repeated_and_unequal_seeds_and_missing_evaluations_are_warned_of(tmp_path):
-    write_run(tmp_path / "a", 0.1, values={"model.T": 1}, seed=0, evaluations={"1": 0.1, "2": 0.1})
-    write_run(tmp_path / "b", 0.1, values={"model.T": 1}, seed=0, evaluations={"1": 0.1, "2": 0.1})
-    write_run(tmp_path / "c", 0.1, values={"model.T": 1}, seed=1, evaluations={"1": 0.1})
-    write_run(tmp_path / "d", 0.1, values={"model.T": 2}, seed=0, evaluations={"1": 0.1, "2": 0.1})
+def test_repeated_and_unequal_seeds_are_warned_of(tmp_path):
+    for name, T, seed in (("a", 1, 0), ("b", 1, 0), ("c", 1, 1), ("d", 2, 0)):
+        write_run(tmp_path / name, 0.1, values={"model.T": T}, seed=seed)
     assert warnings(study_of(tmp_path)) == [
         "T=1: seed 0 was run more than once: a, b.",
         "Means are not over the same seeds: most are over 0, 1, but not T=2 (0).",
-        "Not evaluated with every T_eval: c.",
     ]
 
 
@@ -157,12 +149,11 @@ def test_facts_name_what_a_reader_needs(tmp_path):
     write_sweep(tmp_path, "model.K", {8: (0.1, 0.2), 64: (0.1,)})
     write_run(tmp_path / "x", None, values={"model.K": 64}, seed=1)
     told = facts(study_of(tmp_path))
-    assert told["Swept"] == "model.K = 8, 64; seeds 0, 1"
+    assert told["Swept"] == "model.K = 8, 64; seeds: 0, 1"
     assert told["Settings"].startswith(
         "backbone=test_resnet, head=ema, output_stride=16, channels=8, T=3, momentum=0.9"
     )
-    assert told["Settings"].endswith("batch_size=16, crop_size=33, lr=0.009")
-    assert told["Runs"] == "4, of which 3 finished; 1.0 minutes each (median), 0.1 hours in all"
+    assert told["Runs"] == "4, 3 of them finished; 1.0 minutes each (median), 0.1 hours in all"
     assert told["Data"] == "voc, validated on val, classes: 3"
     assert told["Software"] == "emanet 0.1.0, torch 9.9.9, numpy 9.9"
 
@@ -181,27 +172,15 @@ def test_the_baseline_is_read_as_a_configuration_file_reads_it():
         parse_setting(["K"])
 
 
-# --- CSV ------------------------------------------------------------------------------------------------------------
-
-
 def test_csv_holds_shares_to_the_last_digit_and_nothing_that_a_spreadsheet_would_run(tmp_path):
-    scores_of = {"val/iou": {"=cmd": 0.1 + 0.2, "b": None}, "error": "-2+3", "command": "@SUM(1)", "seconds": -1.5}
-    write_run(tmp_path / "+1", 0.1 + 0.2, values={"model.K": 32}, **scores_of)
+    summary = {"val/iou": {"=cmd": 0.1 + 0.2}, "error": "-2+3", "command": "@SUM(1)", "seconds": -1.5}
+    write_run(tmp_path / "+1", 0.1 + 0.2, values={"model.K": 32}, **summary)
     write_run(tmp_path / "b", 0.5, values={"model.K": 64})
     study = study_of(tmp_path)
     first = next(csv.DictReader(io.StringIO(to_csv(scores(study)))))
-    assert (first["model.K"], first["miou_mean"], first["miou_sd"], first["pairs"]) == (
-        "32",
-        "0.30000000000000004",
-        "",
-        "1",
-    )
-    assert float(first["difference"]) == pytest.approx(-0.2)
+    assert (first["model.K"], first["val/miou mean"], first["val/miou sd"]) == ("32", "0.30000000000000004", "")
+    assert float(first["difference mean"]) == pytest.approx(-0.2)
     first = next(csv.DictReader(io.StringIO(to_csv(runs_frame(study.runs)))))
-    assert (first["run"], first["error"], first["command"]) == ("'+1", "'-2+3", "'@SUM(1)")
-    assert (first["val/miou"], first["seconds"], first["val/iou.=cmd"]) == (
-        "0.30000000000000004",
-        "-1.5",
-        "0.30000000000000004",
-    )
+    assert (first["run"], first["error"], first["command"], first["seconds"]) == ("'+1", "'-2+3", "'@SUM(1)", "-1.5")
+    assert first["val/iou.=cmd"] == "0.30000000000000004"
     assert to_csv(pd.DataFrame({"=x": ["a"]})).splitlines() == ["'=x", "a"]
