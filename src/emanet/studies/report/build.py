@@ -75,13 +75,13 @@ def link(path: Path, folder: Path) -> str:
 
 def write_section(study: Study, output: Path, folder: Path, formats: Sequence[str]) -> Section:
     """Tables and figures of a study; what a page in ``folder`` says of it."""
-    picture, drawing = None, draw(study)
-    if drawing:
-        files = {kind: to_bytes(drawing.figure, kind) for kind in formats}
+    picture = None
+    if drawn := draw(study):
+        files = {kind: to_bytes(drawn[1], kind) for kind in formats}
         paths = {kind: write(output / f"figures/{study.slug}.{kind}", data) for kind, data in files.items()}
         kind = next(kind for kind in formats if kind in KINDS)
         data = f"data:{KINDS[kind]};base64,{base64.b64encode(files[kind]).decode()}"
-        picture = Picture(drawing.caption, link(paths[kind], folder), data)
+        picture = Picture(drawn[0], link(paths[kind], folder), data)
     table = write(output / f"tables/{study.slug}.csv", to_csv(scores(study)))
     return Section(
         study.title,

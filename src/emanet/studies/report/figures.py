@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -20,24 +19,16 @@ DEFAULT: dict[str, Any] = {"color": VERMILLION, "marker": "D", "linestyle": "", 
 SEED: dict[str, Any] = {"color": GREY, "marker": "o", "linestyle": "", "markersize": 2.8, "label": "single seed"}
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """A figure with its caption."""
-
-    caption: str
-    figure: Figure
-
-
-def draw(study: Study) -> Drawing | None:
-    """The figure that suits a study; ``None`` where no run, or one run alone, has a result."""
+def draw(study: Study) -> tuple[str, Figure] | None:
+    """Caption and figure that suit a study; ``None`` where no run, or one run alone, has a result."""
     if len(study.ended) < 2:
         return None
     shows = listed(study)
     if len(study.keys) == 1 and 2 < len(shows) < 16 and all(is_number(value) for (value,) in study.settings):
-        return Drawing(f"mIoU over {short(study.keys[0])}. {SPREAD}", curve(study))
+        return f"mIoU over {short(study.keys[0])}. {SPREAD}", curve(study)
     sizes = {run.costs["size"] for run in study.runs if run.costs}
     costs = f" Costs: of the head alone, for one image of {min(sizes)}x{min(sizes)} pixels." if sizes else ""
-    return Drawing(f"mIoU. {SPREAD}{'' if study.costs().empty else costs}", rows(study, shows))
+    return f"mIoU. {SPREAD}{'' if study.costs().empty else costs}", rows(study, shows)
 
 
 def curve(study: Study) -> Figure:

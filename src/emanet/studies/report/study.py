@@ -98,16 +98,17 @@ class Study:
         return numbers[0] if numbers and self.keys else None
 
     @cached_property
-    def numbered(self) -> bool:
-        """Whether the settings go by numbers, since words for them would be too long."""
-        words = [setting_text(self.keys, values) for values in self.settings]
-        return len(self.keys) > MOST_KEYS or max(map(len, words)) > LONGEST_LABEL
-
-    @cached_property
     def labels(self) -> list[str]:
-        """The settings in words or numbers."""
+        """The settings in words, or all by numbers where that would be too long."""
         words = [setting_text(self.keys, values) or self.experiment for values in self.settings]
-        return [f"#{number}" if self.numbered else text for number, text in enumerate(words, start=1)]
+        if len(self.keys) <= MOST_KEYS and max(map(len, words)) <= LONGEST_LABEL:
+            return words
+        return [f"#{number}" for number in range(1, len(words) + 1)]
+
+    @property
+    def numbered(self) -> bool:
+        """Whether the settings go by numbers."""
+        return self.labels[0] == "#1"
 
     def spread(self, metric: str) -> pd.DataFrame:
         """Mean, standard deviation (n - 1) and number of finished runs, a row per setting."""

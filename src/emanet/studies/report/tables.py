@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from emanet.studies.report.study import ACCURACY, MIOU, MOST_SHOWN, SPEED, Study, student
+from emanet.studies.report.study import ACCURACY, MIOU, MOST_KEYS, MOST_SHOWN, SPEED, Study, student
 from emanet.studies.runs import Run, comparable, cut, short, shown
 
 PLUS_MINUS, MINUS = "±", "−"  # noqa: RUF001 a minus sign is as wide as a plus
@@ -62,13 +62,15 @@ def scores_table(study: Study) -> Table:
     header, named = setting_columns(study)
     miou, accuracy, speed = (study.spread(metric) for metric in (MIOU, ACCURACY, SPEED))
     differences, costs, shows = study.differences(), study.costs(), listed(study)
-    columns = ["runs", "mIoU", "pixel accuracy", f"mIoU {MINUS} default's", "images/s"]
+    compared = [] if differences.empty else [f"mIoU {MINUS} default's"]
+    columns = ["runs", "mIoU", "pixel accuracy", *compared, "images/s"]
     rows = []
     for setting in shows:
         ended, planned = miou["count"][setting], len(study.members[setting])
         row = [*named[setting], str(planned) if ended == planned else f"{ended} of {planned}"]
         row += [with_error(*miou.loc[setting, ["mean", "std"]]) or "no result"]
-        row += [with_error(*accuracy.loc[setting, ["mean", "std"]]), difference_text(differences, setting)]
+        row += [with_error(*accuracy.loc[setting, ["mean", "std"]])]
+        row += [difference_text(differences, setting) for _ in compared]
         row += [number(speed["mean"][setting], ".1f"), *(number(cost, ".3g") for cost in costs.loc[setting])]
         rows.append(row)
     many = f"The {len(shows)} best of {len(study.settings)} settings; the CSV file holds all."
@@ -77,12 +79,14 @@ def scores_table(study: Study) -> Table:
 
 
 def setting_columns(study: Study) -> tuple[list[str], list[list[str]]]:
-    """Header and cells that tell the settings apart: their keys, or number and first run where words are too long."""
+    """Header and cells that tell the settings apart: their keys, or a run where they are too many."""
     header = [short(key) for key in study.keys] or ["runs of"]
     rows = [[shown(value) for value in values] or [study.experiment] for values in study.settings]
+    if len(study.keys) > MOST_KEYS:
+        header, rows = ["its first run"], [[runs[0].name] for runs in study.members]
     if study.numbered:
-        header = ["setting", "its first run"]
-        rows = [[label, cut(runs[0].name)] for label, runs in zip(study.labels, study.members, strict=True)]
+        header = ["setting", *header]
+        rows = [[label, *map(cut, row)] for label, row in zip(study.labels, rows, strict=True)]
     if study.default is not None:
         rows[study.default][-1] += " (default)"
     return header, rows

@@ -32,15 +32,10 @@ def only(place: Path) -> Run:
 # --- states ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_finished_run_has_no_reason_to_be_left_out(tmp_path):
-    run = only(write_run(tmp_path / "a", 0.5, values={"model.K": 8}, seed=3))
-    assert (run.name, run.experiment, run.study, run.keys, run.seed) == ("a", "invented", "invented", ("model.K",), 3)
-    assert (run.miou, run.reason, run.config["model.K"]) == (0.5, None, 8)
-
-
 @pytest.mark.parametrize(
     ("miou", "changes", "reason"),
     [
+        (0.4, {}, None),
         (None, {}, "no summary: it ended before its first step, or has not come to it"),
         (0.4, {"status": "running", "steps": 70}, "step 70 of 100: it is running, or was killed"),
         (0.4, {"status": "failed", "error": "ValueError: loss is NaN"}, "failed: ValueError: loss is NaN"),
@@ -48,7 +43,7 @@ def test_a_finished_run_has_no_reason_to_be_left_out(tmp_path):
         (None, {"status": "finished"}, "it was not validated"),
     ],
 )
-def test_a_run_without_a_result_says_why(tmp_path, miou, changes, reason):
+def test_a_run_says_why_it_has_no_result(tmp_path, miou, changes, reason):
     assert only(write_run(tmp_path / "a", miou, **changes)).reason == reason
 
 
@@ -185,21 +180,10 @@ def wandb_run(**changes: Any) -> Any:
 
 @pytest.fixture
 def project(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """A stub of W&B's server: the runs in this list, or the error that it holds."""
+    """A stub of W&B's server: the runs in this list; reading what is no run fails."""
     content: list[Any] = []
-
-    class Api:
-        def __init__(self, timeout: int) -> None:
-            pass
-
-        def runs(self, path: str, **options: Any) -> list[Any]:
-            assert path == "me/emanet"
-            for item in content:
-                if isinstance(item, Exception):
-                    raise item
-            return content
-
-    monkeypatch.setattr(wandb, "Api", Api)
+    api = SimpleNamespace(runs=lambda path, **_: content if path == "me/emanet" else pytest.fail(path))
+    monkeypatch.setattr(wandb, "Api", lambda timeout: api)
     monkeypatch.setattr(wandb_runs, "has_credentials", lambda: True)
     return content
 
@@ -223,8 +207,8 @@ def test_a_run_of_a_project_is_read_as_one_of_a_folder(project):
 def test_a_project_that_cannot_be_read_is_one_clear_error(project, monkeypatch):
     with pytest.raises(ConfigError, match="wandb=me/emanet: this project holds no runs"):
         read_project("me/emanet")
-    project.append(wandb.errors.CommError("could not reach the server\nlong details"))
-    with pytest.raises(ConfigError, match=r"cannot be read \(could not reach the server\); check name, key"):
+    project.append("no run")
+    with pytest.raises(ConfigError, match=r"cannot be read \('str' object has no attribute .*\); check name, key"):
         read_project("me/emanet")
     with pytest.raises(ConfigError, match="wandb must be entity/project, got 'emanet'"):
         read_project("emanet")
