@@ -20,7 +20,7 @@ from emanet.config.schema import CONF_DIR
 @entry_point
 def main(cfg: dict[str, Any]) -> None:
     """Write one report."""
-    from emanet.studies.report.build import make_report
+    from emanet.studies.report import make_report
 
     make_report(cfg)
 

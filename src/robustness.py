@@ -3,7 +3,6 @@
 python src/robustness.py checkpoints=[RUN/checkpoints/best.ckpt,OTHER/checkpoints/best.ckpt]
 python src/robustness.py checkpoints='runs/quickstart_short/sweep_head/*/checkpoints/last.ckpt' label=model.head
 python src/robustness.py checkpoints=RUN/checkpoints/best.ckpt corruptions.noise=[10,50] corruptions.blur=[]
-python src/report.py robustness=RUN_FOLDER/robustness.json output=report          as a page
 """
 
 from typing import Any

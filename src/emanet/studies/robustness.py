@@ -7,27 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from emanet.checkpoints.restore import read_stored, restore_network
 from emanet.checkpoints.settings import stored_settings
-from emanet.common.errors import ConfigError
+from emanet.common.errors import ConfigError, EMANetError
 from emanet.common.files import write_json
 from emanet.common.provenance import command_line, git_state, hardware, versions
 from emanet.config.instantiate import resolved
 from emanet.config.rules import check
 from emanet.config.schema import CONF_DIR
 from emanet.data.corruptions import KINDS, Corruption
-from emanet.studies.report.portable import portable, portable_text
-from emanet.studies.report.robustness import Results, robustness_drawings, robustness_rows
-from emanet.studies.report.studies import shown
-from emanet.studies.report.style import styled, to_bytes
-from emanet.studies.study import flat
+from emanet.studies.portable import portable, portable_text
+from emanet.studies.runs import flat, shown
 from emanet.training.build import build_datamodule, build_inference, build_trainer, prepare_network
 from emanet.training.callbacks.summary import named_scores
 from emanet.training.task import SegmentationTask
+
+try:
+    import pandas as pd
+except ModuleNotFoundError as error:
+    raise EMANetError("src/robustness.py needs pandas: pip install 'emanet[report]'") from error
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +69,7 @@ def evaluate_robustness(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         content["status"] = "finished" if number == len(paths) else "running"
         content["hardware"] = hardware(content["networks"][0]["device"])
         write_json(run_dir / RESULTS, content)
-    show(Results(content), run_dir)
+    print(robustness_table(content).to_string(), f"\nresults in {run_dir}")
     return content
 
 
@@ -165,16 +164,19 @@ def evaluate_network(
     return {"images": images, "device": trainer.strategy.root_device.type, "scores": scores}
 
 
-def show(results: Results, run_dir: Path) -> None:
-    """Print the means over seeds, and draw them."""
-    console = Console()
-    for kind in results.kinds:
-        header, *rows = robustness_rows(results, kind)
-        table = Table(*header, title=f"{kind}: mIoU (%)", box=box.SIMPLE_HEAD, pad_edge=False)
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
-    with styled():
-        for drawing in robustness_drawings(results):
-            (run_dir / f"{drawing.name}.svg").write_bytes(to_bytes(drawing.figure, "svg"))
-    console.print(f"results in {run_dir}", highlight=False, soft_wrap=True, markup=False)
+def robustness_table(content: Mapping[str, Any]) -> pd.DataFrame:
+    """mIoU in percent over the seeds, a row for each network and corruption.
+
+    Returns:
+        ``mean``, ``sd`` (n - 1), ``n`` networks, and ``kept``: what is left of a network's own clean mIoU, in percent.
+    """
+    rows = []
+    for network in content["networks"]:
+        for score in network["scores"]:
+            name = f"{score['corruption']} {score['strength']:g}" if score["corruption"] else "clean"
+            rows.append((network["label"], name, score["val/miou"], network["scores"][0]["val/miou"]))
+    frame = pd.DataFrame(rows, columns=["network", "input", "miou", "clean"]).astype({"miou": float, "clean": float})
+    frame["kept"] = frame["miou"] / frame["clean"]
+    cells = frame.groupby(["network", "input"], sort=False)
+    found = cells["miou"].agg(mean="mean", sd="std", n="count").assign(kept=cells["kept"].mean())
+    return found.mul({"mean": 100, "sd": 100, "n": 1, "kept": 100}).round(2)

@@ -1,250 +1,186 @@
 """Means, deviations and paired differences by hand; what differs between runs beside what is swept is said."""
 
-import json
+import csv
+import io
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from emanet.studies.report.checks import facts, warnings
+from emanet.common.errors import ConfigError
+from emanet.studies.report.build import parse_setting
 from emanet.studies.report.costs import complete
-from emanet.studies.report.page import finding
-from emanet.studies.report.runs import gather, with_defaults
-from emanet.studies.report.spread import Difference, Spread
-from emanet.studies.report.studies import Study, group
-from emanet.studies.report.tables import (
-    cells_csv,
-    difference_text,
-    iterations_changes,
-    iterations_table,
-    runs_csv,
-    spread_text,
-    study_table,
-)
+from emanet.studies.report.facts import facts, warnings
+from emanet.studies.report.study import MIOU, Study, group, student
+from emanet.studies.report.tables import Strong, finding, runs_frame, scores, tables, to_csv
+from emanet.studies.runs import gather
 from fake_runs import write_run, write_sweep
 
 
-def study_of(place: Path, **baseline) -> Study:
+def study_of(place: Path) -> Study:
     """The one study below a place."""
-    (study,) = group(with_defaults(complete(gather([place])), baseline))
+    (study,) = group(complete(gather([place])))
     return study
 
 
 # --- statistics -----------------------------------------------------------------------------------------------------
 
 
-def test_the_standard_deviation_divides_by_n_minus_one_and_one_run_has_none():
-    spread = Spread((0.40, 0.44, 0.42))
-    assert spread.mean == pytest.approx(0.42)
-    assert spread.sd == pytest.approx(0.02)  # sqrt((0.02^2 + 0.02^2 + 0) / 2)
-    assert (Spread((0.4,)).mean, Spread((0.4,)).sd) == (0.4, None)
-    assert (Spread(()).mean, Spread(()).sd) == (None, None)
+def test_a_paired_difference_stands_out_where_students_interval_leaves_out_zero():
+    se = 0.02 / 3**0.5  # of values 0.02 apart; Student's t of 2 degrees of freedom, 97.5 %: 4.302653
+    shift = {"just below": 4.3026 * se, "just above": 4.3027 * se, "single": 0.5}
+    found = student(
+        pd.DataFrame(
+            {name: [by, by - 0.02, by + 0.02] for name, by in shift.items()} | {"single": [0.5, np.nan, np.nan]}
+        )
+    )
+    assert found["mean"].tolist() == pytest.approx(list(shift.values()))
+    assert found["se"].tolist()[:2] == pytest.approx([se, se])
+    assert found["stands_out"].tolist() == [False, True, False], "one pair says nothing"
+    assert found["n"].tolist() == [3, 3, 1]
 
 
-def test_a_paired_difference_has_mean_standard_error_and_students_interval():
-    difference = Difference((-0.03, -0.01, -0.05))
-    assert difference.mean == pytest.approx(-0.03)
-    assert difference.se == pytest.approx(0.02 / 3**0.5)
-    assert difference.half_width == pytest.approx(4.302653 * 0.02 / 3**0.5)  # t of 2 degrees of freedom, 97.5 %
-    assert not difference.stands_out  # 0.0497 is more than 0.03
-    assert Difference((-0.031, -0.030, -0.029)).stands_out
-    assert (Difference((0.1,)).se, Difference((0.1,)).stands_out) == (None, False)
-
-
-def test_differences_pair_what_has_the_same_seed(tmp_path: Path):
+def test_differences_pair_what_has_the_same_seed_and_a_run_that_failed_is_in_no_mean(tmp_path):
     for seed, (few, many) in {0: (0.40, 0.43), 1: (0.44, 0.45), 2: (0.42, None), 7: (None, 0.9)}.items():
         for K, miou in ((32, few), (64, many)):
             if miou is not None:
                 write_run(tmp_path / f"K={K}_seed={seed}", miou, values={"model.K": K}, seed=seed)
-    few, many = study_of(tmp_path).cells
-    assert few.minus(many).values == pytest.approx((-0.03, -0.01))
-    assert few.spread().mean == pytest.approx(0.42), "the mean is over all its own seeds"
-
-
-def test_a_run_that_failed_is_in_no_mean(tmp_path: Path):
-    write_sweep(tmp_path, "model.K", {64: (0.4, 0.5)})
-    write_run(tmp_path / "x", 0.9, values={"model.K": 64}, seed=2, status="failed", error="ValueError: x")
+    write_run(tmp_path / "x", 0.9, values={"model.K": 32}, seed=3, status="failed", error="ValueError: x")
     study = study_of(tmp_path)
-    assert study.cells[0].spread().values == (0.4, 0.5)
-    assert [run.name for run in study.unfinished] == ["x"]
+    assert study.settings == [(32,), (64,)]
+    assert study.differences().loc[0, ["mean", "n"]].tolist() == pytest.approx([-0.02, 2])  # -3 and -1
+    assert study.spread(MIOU).loc[0].tolist() == pytest.approx([0.42, 0.02, 3]), "over all its own seeds, n - 1"
 
 
-# --- studies and cells ----------------------------------------------------------------------------------------------
+def test_changes_by_iterations_are_paired_within_each_network(tmp_path):
+    for seed, shift in enumerate((0.0, 0.2)):  # networks far apart, the same change in each
+        evaluations = {"1": 0.42 + shift - 0.001 * seed, "3": 0.40 + shift}
+        write_run(tmp_path / f"{seed}", 0.4, values={"model.T": 3}, seed=seed, evaluations=evaluations)
+    write_run(tmp_path / "T1", 0.5, values={"model.T": 1}, evaluations={"3": 0.5})
+    _, table = tables(study_of(tmp_path))
+    assert table.rows[0] == ["1", "as trained", ""]
+    # 2.0 and 1.9 points; half a tenth of a point of standard error
+    assert table.rows[1] == ["3 (default)", "+1.95 ± 0.05", "as trained"]
+    assert [isinstance(cell, Strong) for cell in table.rows[1]] == [False, True, False]
 
 
-def test_cells_stand_in_the_order_of_their_numbers_or_usual_names(tmp_path: Path):
-    write_sweep(tmp_path / "K", "model.K", {8: (0.1,), 128: (0.1,), 16: (0.1,)})
-    assert [cell.values for cell in study_of(tmp_path / "K").cells] == [(8,), (16,), (128,)]
-    write_sweep(tmp_path / "g", "model.gradient", {"full": (0.1,), "none": (0.1,), "last": (0.1,)})
-    assert [cell.values for cell in study_of(tmp_path / "g").cells] == [("none",), ("last",), ("full",)]
+# --- studies and settings -------------------------------------------------------------------------------------------
 
 
-def test_runs_are_grouped_by_experiment_and_study_and_others_by_what_they_differ_in(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("key", "written", "ordered"),
+    [("model.K", (8, 128, 16), [8, 16, 128]), ("model.gradient", ("full", "none", "last"), ["none", "last", "full"])],
+)
+def test_settings_stand_in_the_order_of_their_numbers_or_usual_names(tmp_path, key, written, ordered):
+    write_sweep(tmp_path, key, dict.fromkeys(written, (0.1,)))
+    assert [value for (value,) in study_of(tmp_path).settings] == ordered
+
+
+def test_runs_are_grouped_by_experiment_and_study_and_others_by_what_they_differ_in(tmp_path):
     write_sweep(tmp_path / "a", "model.K", {8: (0.1,)}, study="K")
-    write_sweep(tmp_path / "b", "model.T", {1: (0.1,)}, study="T")
+    write_sweep(tmp_path / "b", "model.T", {1: (0.1,)}, study="k")
     for T in (1, 2):
         write_run(tmp_path / f"c{T}", 0.1, study=None, values={"model.T": T, "dataset.num_workers": T}, seed=T)
-    studies = group(gather([tmp_path]))
-    assert [(study.title, study.keys) for study in studies] == [
-        ("K (invented)", ("model.K",)),
-        ("T (invented)", ("model.T",)),
-        ("invented", ("model.T",)),  # the number of workers changes no result
+    assert [(study.title, study.keys, study.slug) for study in group(gather([tmp_path]))] == [
+        ("K (invented)", ("model.K",), "invented_K"),
+        ("k (invented)", ("model.T",), "invented_k-1"),  # files of one name, where letters have no case
+        ("invented", ("model.T",), "invented"),  # the number of workers changes no result
     ]
 
 
-def test_the_default_cell_comes_from_the_command_or_from_the_baseline(tmp_path: Path):
-    write_sweep(tmp_path, "model.K", {32: (0.1,), 64: (0.1,)})
-    assert study_of(tmp_path).default.values == (64,)
-    assert study_of(tmp_path, **{"model.K": 32}).default.values == (32,)
-    assert study_of(tmp_path, **{"model.K": 48}).default is None
+def test_settings_that_need_too_many_words_go_by_number_and_of_very_many_the_best_are_shown(tmp_path):
+    for number in range(45):
+        values = {f"dataset.option{n}": number for n in range(9)} if number else {}
+        write_run(tmp_path / f"{number}", number / 100, study=None, values=values)
+    study = study_of(tmp_path)
+    (table,) = tables(study)
+    assert table.header[:3] == ["setting", "its first run", "runs"]
+    assert [row[:2] for row in table.rows] == [[f"#{number + 1}", str(number)] for number in range(5, 45)]
+    assert table.lead == "The 40 best of 45 settings; the CSV file holds all."
+    assert facts(study)["Swept"].startswith("9 keys: dataset.option0, dataset.option1")
+    assert scores(study)["dataset.option8"].tolist() == [None, *range(1, 45)]
 
 
-# --- warnings -------------------------------------------------------------------------------------------------------
-
-
-def test_runs_that_differ_in_nothing_else_are_not_warned_of(tmp_path: Path):
-    write_sweep(tmp_path, "model.K", {8: (0.1, 0.2), 16: (0.1, 0.2)})
-    assert warnings(study_of(tmp_path)) == []
-
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-HARDWARE = {"cpu": "Invented CPU", "cores": 2, "threads": 1, "gpus": [], "devices": 1, "system": "Linux"}
-VERSIONS = {"emanet": "0.1.0", "torch": "10.0", "numpy": "9.9"}
-SAME = "is not the same for all runs"
+# --- words ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("changes", "warning"),
     [
-        ({"git": {"commit": "f" * 40}}, f"commit {SAME}: 0123456789 (2 runs); ffffffffff (1 run)."),
         (
-            {"git": {"commit": COMMIT, "dirty": True}},
-            "1 of 3 runs come from a source tree with uncommitted changes.",
+            {"git": {"commit": "f" * 40}},
+            "Source is not the same for all runs: commit 0123456789, dirty false (2 runs);",
         ),
-        ({"steps": 50}, f"steps done {SAME}: 100 (2 runs); 50 (1 run)."),
-        ({"hardware": HARDWARE}, f"hardware: threads {SAME}: 2 (2 runs); 1 (1 run)."),
-        ({"versions": VERSIONS}, f"version of torch {SAME}: 9.9.9 (2 runs); 10.0 (1 run)."),
+        ({"steps": 50}, "Steps done is not the same for all runs: 100 (2 runs); 50 (1 run)."),
+        ({"hardware": {"cpu": "Invented CPU", "threads": 1}}, "cpu Invented CPU, threads 1 (1 run)."),
+        ({"versions": {"torch": "10.0"}}, "torch 10.0 (1 run)."),
     ],
 )
-def test_other_circumstances_are_warned_of_with_the_number_of_runs(tmp_path: Path, changes, warning):
+def test_other_circumstances_are_warned_of_with_the_number_of_runs(tmp_path, changes, warning):
     write_sweep(tmp_path, "model.K", {8: (0.1, 0.2)})
+    assert warnings(study_of(tmp_path)) == []
     write_run(tmp_path / "x", 0.3, values={"model.K": 8}, seed=2, **changes)
-    assert warnings(study_of(tmp_path)) == [warning]
+    (found,) = warnings(study_of(tmp_path))
+    assert warning in found
 
 
-def test_a_setting_that_differs_without_being_swept_is_warned_of(tmp_path: Path):
+def test_a_setting_that_differs_without_being_swept_is_warned_of(tmp_path):
     write_sweep(tmp_path, "model.K", {8: (0.1,), 16: (0.2,)})
     config = tmp_path / "K=16_seed=0" / "config.yaml"
     config.write_text(config.read_text().replace("max_steps: 100", "max_steps: 50"))
-    assert warnings(study_of(tmp_path)) == ["`trainer.max_steps` goes with `model.K`: 100 (1 run); 50 (1 run)."]
-    write_run(tmp_path / "x", 0.3, values={"model.K": 16}, seed=1)
-    write_run(tmp_path / "y", 0.3, values={"model.K": 8}, seed=1)
-    assert warnings(study_of(tmp_path)) == [
-        "`trainer.max_steps` differs, though it is not swept: 100 (3 runs); 50 (1 run)."
-    ]
+    assert warnings(study_of(tmp_path)) == ["trainer.max_steps goes with what is swept: 100 (1 run); 50 (1 run)."]
+    for K in (8, 16):
+        write_run(tmp_path / f"{K}", 0.3, values={"model.K": K}, seed=1)
+    told = "trainer.max_steps differs, though it is not swept: 100 (3 runs); 50 (1 run)."
+    assert warnings(study_of(tmp_path)) == [told]
 
 
-def test_repeated_and_unequal_seeds_and_missing_evaluations_are_warned_of(tmp_path: Path):
-    write_run(tmp_path / "a", 0.1, values={"model.T": 1}, seed=0, evaluations={"1": 0.1, "2": 0.1})
-    write_run(tmp_path / "b", 0.1, values={"model.T": 1}, seed=0, evaluations={"1": 0.1, "2": 0.1})
-    write_run(tmp_path / "c", 0.1, values={"model.T": 1}, seed=1, evaluations={"1": 0.1})
-    write_run(tmp_path / "d", 0.1, values={"model.T": 2}, seed=0, evaluations={"1": 0.1, "2": 0.1})
+def test_repeated_and_unequal_seeds_are_warned_of(tmp_path):
+    for name, T, seed in (("a", 1, 0), ("b", 1, 0), ("c", 1, 1), ("d", 2, 0)):
+        write_run(tmp_path / name, 0.1, values={"model.T": T}, seed=seed)
     assert warnings(study_of(tmp_path)) == [
-        "T=1: seed 0 was run more than once: `a`, `b`.",
+        "T=1: seed 0 was run more than once: a, b.",
         "Means are not over the same seeds: most are over 0, 1, but not T=2 (0).",
-        "Not evaluated with every T_eval: `c`.",
     ]
 
 
-def test_facts_name_what_a_reader_needs(tmp_path: Path):
+def test_facts_name_what_a_reader_needs(tmp_path):
     write_sweep(tmp_path, "model.K", {8: (0.1, 0.2), 64: (0.1,)})
     write_run(tmp_path / "x", None, values={"model.K": 64}, seed=1)
-    told = dict(facts(study_of(tmp_path)))
-    assert told["Swept"] == "`model.K` = 8, 64; seeds 0, 1"
-    assert told["Data"] == "voc, validated on val, 3 classes"
-    assert told["Network"].startswith("test_resnet, head ema, output stride 16, 8 channels, T=3, momentum 0.9")
-    assert told["Training"] == (
-        "100 steps, batch 16, crop 33 px, lr 0.009, precision 32-true, start from random weights"
+    told = facts(study_of(tmp_path))
+    assert told["Swept"] == "model.K = 8, 64; seeds: 0, 1"
+    assert told["Settings"].startswith(
+        "backbone=test_resnet, head=ema, output_stride=16, channels=8, T=3, momentum=0.9"
     )
-    assert told["Runs"] == "4, of which 3 finished; 1.0 minutes each (median), 0.1 hours in all"
-    assert told["Hardware"] == "Invented CPU, 2 threads on 2 cores, Linux"
+    assert told["Runs"] == "4, 3 of them finished; 1.0 minutes each (median), 0.1 hours in all"
+    assert told["Data"] == "voc, validated on val, classes: 3"
     assert told["Software"] == "emanet 0.1.0, torch 9.9.9, numpy 9.9"
-    assert told["Commit"] == "`0123456789`"
 
 
-# --- tables ---------------------------------------------------------------------------------------------------------
-
-
-def rows(table: str) -> list[list[str]]:
-    """Cells of a Markdown table without its rule."""
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-    return [lines[0], *lines[2:]]
-
-
-def test_the_table_of_a_study_by_hand(tmp_path: Path):
-    write_sweep(tmp_path, "model.K", {32: (0.40, 0.44, 0.42), 64: (0.43, 0.45, 0.47)})
-    write_run(tmp_path / "x", 0.45, values={"model.K": 4}, seed=0)
-    write_run(tmp_path / "y", 0.9, values={"model.K": 4}, seed=1, status="failed", error="x")
-    header, few, less, default = rows(study_table(study_of(tmp_path)))
-    assert header[:6] == ["`K`", "runs", "mIoU", "pixel accuracy", "mIoU − default's", "images/s"]  # noqa: RUF001
-    assert few[:6] == ["4", "1 of 2", "45.00", "65.00", "+2.00", "25.0"]
-    assert less[:6] == ["32", "3", "42.00 ± 2.00", "62.00 ± 2.00", "−3.00 ± 1.15", "25.0"]  # noqa: RUF001
-    assert default[:6] == ["64 (default)", "3", "45.00 ± 2.00", "65.00 ± 2.00", "", "25.0"]
-    assert header[6:] == ["head M MACs", "head k params", "head kB"]
-    study = study_of(tmp_path)
-    assert float(few[6]) == pytest.approx(study.cells[0].cost("macs") / 1e6, rel=0.005)
-
-
-def test_the_finding_names_what_differs_by_more_than_the_seeds_noise(tmp_path: Path):
+def test_the_finding_names_what_differs_by_more_than_the_seeds_noise(tmp_path):
     write_sweep(tmp_path, "model.K", {64: (0.43, 0.45, 0.47), 32: (0.40, 0.44, 0.42)})
-    assert finding(study_of(tmp_path)).endswith("by more than chance differ: none.")
+    assert finding(study_of(tmp_path)).endswith("over two seeds or more: 1. By more than chance differ: none.")
     write_sweep(tmp_path / "more", "model.K", {16: (0.401, 0.420, 0.439), 8: (0.9,)})
-    assert finding(study_of(tmp_path)) == (
-        "Of 2 settings that can be compared with the default over two seeds or more, by more than chance differ: "
-        "K=16 (−3.00)."  # noqa: RUF001
-    )
-    assert finding(study_of(tmp_path, **{"model.K": 8})).startswith("No setting shares two seeds with the default")
-    assert finding(study_of(tmp_path, **{"model.K": 5})).startswith("The default setting is not among the runs")
+    assert finding(study_of(tmp_path)).endswith("more: 2. By more than chance differ: K=16 (−3.00).")  # noqa: RUF001
 
 
-def test_a_difference_that_stands_out_is_bold():
-    assert difference_text(Difference((0.031, 0.030, 0.029))) == "**+3.00 ± 0.06**"
-    assert difference_text(None) == ""
-    assert spread_text(Spread(())) == "no result"
+def test_the_baseline_is_read_as_a_configuration_file_reads_it():
+    words = ["model.K=64", "model.norm=l2", "model.T_eval=null"]
+    assert parse_setting(words) == {"model.K": 64, "model.norm": "l2", "model.T_eval": None}
+    with pytest.raises(ConfigError, match=r"baseline holds KEY=VALUE such as model\.K=64, got 'K'"):
+        parse_setting(["K"])
 
 
-def test_the_table_over_iterations_shows_each_evaluation(tmp_path: Path):
-    for T in (1, 3):
-        for seed, shift in enumerate((0.0, 0.02)):
-            scores = {"1": 0.4 + shift, "3": 0.5 + shift, "10": 0.6}
-            write_run(tmp_path / f"{T}{seed}", 0.5, values={"model.T": T}, seed=seed, evaluations=scores)
-    header, *body = rows(iterations_table(study_of(tmp_path)))
-    assert header == ["`T`", "T_eval=1", "T_eval=3", "T_eval=10"]
-    assert body == [[T, "41.00 ± 1.41", "51.00 ± 1.41", "60.00 ± 0.00"] for T in ("1", "3")]
-
-
-def test_changes_by_iterations_are_paired_within_each_network(tmp_path: Path):
-    for seed, shift in enumerate((0.0, 0.2)):  # networks far apart, the same change in each
-        scores = {"1": 0.42 + shift - 0.001 * seed, "3": 0.40 + shift}
-        write_run(tmp_path / f"{seed}", 0.5, values={"model.T": 3}, seed=seed, evaluations=scores)
-    write_run(tmp_path / "T1", 0.5, values={"model.T": 1}, evaluations={"3": 0.5})
-    header, one, three = rows(iterations_changes(study_of(tmp_path)))
-    assert header == ["`T`", "T_eval=1", "T_eval=3"]
-    assert one == ["1", "", ""]
-    assert three == ["3", "**+1.95 ± 0.05**", ""]  # 2.0 and 1.9 points; half a tenth of a point of standard error
-    write_sweep(tmp_path / "K", "model.K", {8: (0.1,)}, study="K")
-    assert iterations_changes(study_of(tmp_path / "K")) == ""
-
-
-def test_csv_holds_shares_to_the_last_digit(tmp_path: Path):
-    write_sweep(tmp_path, "model.K", {32: (0.1 + 0.2,), 64: (0.5,)})
+def test_csv_holds_shares_to_the_last_digit_and_nothing_that_a_spreadsheet_would_run(tmp_path):
+    summary = {"val/iou": {"=cmd": 0.1 + 0.2}, "error": "-2+3", "command": "@SUM(1)", "seconds": -1.5}
+    write_run(tmp_path / "+1", 0.1 + 0.2, values={"model.K": 32}, **summary)
+    write_run(tmp_path / "b", 0.5, values={"model.K": 64})
     study = study_of(tmp_path)
-    lines = cells_csv(study).splitlines()
-    first = dict(zip(lines[0].split(","), lines[1].split(","), strict=True))
-    assert (first["model.K"], first["miou_mean"], first["miou_sd"]) == ("32", "0.30000000000000004", "")
-    assert float(first["difference"]) == pytest.approx(-0.2)
-    lines = runs_csv([study]).splitlines()
-    assert len(lines) == 3
-    first = dict(zip(lines[0].split(","), lines[1].split(","), strict=True))
-    assert first["run"] == "K=32_seed=0"
-    assert (first["val/miou"], first["commit"][:4], first["status"]) == ("0.30000000000000004", "0123", "finished")
-    assert json.loads(first["val/iou/invented a"]) == 0.1 + 0.2
+    first = next(csv.DictReader(io.StringIO(to_csv(scores(study)))))
+    assert (first["model.K"], first["val/miou mean"], first["val/miou sd"]) == ("32", "0.30000000000000004", "")
+    assert float(first["difference mean"]) == pytest.approx(-0.2)
+    first = next(csv.DictReader(io.StringIO(to_csv(runs_frame(study.runs)))))
+    assert (first["run"], first["error"], first["command"], first["seconds"]) == ("'+1", "'-2+3", "'@SUM(1)", "-1.5")
+    assert first["val/iou.=cmd"] == "0.30000000000000004"
+    assert to_csv(pd.DataFrame({"=x": ["a"]})).splitlines() == ["'=x", "a"]

@@ -1,24 +1,37 @@
-"""One run as a report sees it, read from its folder, from a summary, or from a line of ``runs.jsonl``."""
+"""Runs as their files tell them: what each was, what came of it, or why nothing did."""
 
 import json
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from emanet.common.errors import ConfigError, EMANetError
+from emanet.common.errors import ConfigError
 from emanet.common.files import read_json
-from emanet.studies.report.portable import portable, portable_text
-from emanet.studies.study import CONFIG, DECISIVE, EVALUATIONS, FAILURE, INCIDENTAL, SUMMARY, flat, natural
+from emanet.studies.portable import portable, portable_text
 
 log = logging.getLogger(__name__)
 
-KEPT = (*DECISIVE, "name", "study", "swept")  # sections of a configuration that a report keeps
+#: parts of a configuration that decide the result of a run; the others say where things lie and who is told
+#: (optim: the optimizer and its schedule in runs of before they were groups)
+DECISIVE = ("seed", "init_from", "dataset", "model", "optim", "optimizer", "scheduler", "loss", "trainer", "T_evals")
+#: but these only say how the work is done
+INCIDENTAL = (
+    "dataset.root",
+    "dataset.num_workers",
+    "dataset.persistent_workers",
+    "dataset.pin_memory",
+    "dataset.normalize_on",
+    "dataset.cache",
+)
+KEPT = (*DECISIVE, "name", "study", "swept")  # what a report keeps of a configuration
+
+SUMMARY, CONFIG, EVALUATIONS, FAILURE = "summary.json", "config.yaml", "evaluations.json", "failure.json"
 
 
 @dataclass(frozen=True)
@@ -27,7 +40,7 @@ class Run:
 
     Args:
         name: its folder below the place where it was looked for.
-        config: what decides its result, keys joined by dots.
+        config: what decides its result, keys joined by dots; nothing in it is resolved.
         summary: what ``summary.json`` says; empty if the run left none.
         evaluations: scores of the same checkpoint under other settings: ``{"T_eval": {"1": {"val/miou": ...}}}``.
         failure: why its job failed, if it left that.
@@ -65,8 +78,13 @@ class Run:
 
     @property
     def miou(self) -> float | None:
-        """mIoU of the last validation."""
+        """mIoU of the last validation, 0..1."""
         return self.summary.get("val/miou")
+
+    @property
+    def evaluated(self) -> dict[str, Any]:
+        """Scores of the trained network by the number of EM iterations in evaluation."""
+        return self.evaluations.get("T_eval", {})
 
     @property
     def reason(self) -> str | None:
@@ -92,13 +110,12 @@ def gather(places: Iterable[str | Path]) -> list[Run]:
     """
     found: dict[Path | int, Run] = {}
     for place in places:
-        path = Path(place).expanduser()
-        here = read_place(path)
+        here = read_place(Path(place).expanduser())
         if not here:
             raise ConfigError(f"runs={place}: no runs there; give a folder below which runs lie (summary.json)")
         for source, run in here:
             found.setdefault(len(found) if source is None else source, run)  # a folder named twice is read once
-    return list(found.values())
+    return ordered(found.values())
 
 
 def ordered(runs: Iterable[Run]) -> list[Run]:
@@ -107,7 +124,7 @@ def ordered(runs: Iterable[Run]) -> list[Run]:
 
 
 def read_place(path: Path) -> list[tuple[Path | None, Run]]:
-    """Runs at one place, each with its folder where it has one."""
+    """Runs at one place, each with its folder where it has one; evaluations of checkpoints are left out."""
     if path.suffix == ".jsonl" and path.is_file():
         return [(None, run) for run in read_lines(path)]
     if path.is_file():
@@ -116,24 +133,15 @@ def read_place(path: Path) -> list[tuple[Path | None, Run]]:
         raise ConfigError(f"runs={path}: no such folder or file")
     files = (file for name in (SUMMARY, CONFIG, FAILURE) for file in path.rglob(name))
     folders = sorted({file.parent for file in files if file.parent.name != ".hydra"})
-    runs = [(folder.resolve(), read_run(folder, below(folder, path))) for folder in folders]
-    trained: list[tuple[Path | None, Run]]
-    trained = [(folder, run) for folder, run in runs if "checkpoint" not in run.summary]
-    if len(trained) < len(runs):
-        log.info("%s: %d folders are no training runs and are left out", path, len(runs) - len(trained))
-    return trained
-
-
-def below(folder: Path, place: Path) -> str:
-    """Name of a run: its folder below the place, or the folder's own name."""
-    return folder.name if folder == place else folder.relative_to(place).as_posix()
+    runs = [(folder.resolve(), read_run(folder, folder.relative_to(path).as_posix())) for folder in folders]
+    return [(folder, run) for folder, run in runs if "checkpoint" not in run.summary]
 
 
 def read_run(folder: Path, name: str) -> Run:
     """The run in a folder, whatever state it is in."""
     failure = read_json(folder / FAILURE)
     return Run(
-        name=name,
+        name=folder.name if name == "." else name,
         config=kept(read_config(folder)),
         summary=portable(read_json(folder / SUMMARY) or {}),
         evaluations=portable(read_json(folder / EVALUATIONS) or {}),
@@ -141,33 +149,48 @@ def read_run(folder: Path, name: str) -> Run:
     )
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration of a run, flat: the resolved one, or what Hydra stored of a job that failed before it.
+def read_config(folder: Path) -> Mapping[str, Any]:
+    """The configuration of a run as it is written, or what Hydra stored of a job that failed before that.
 
     What is damaged, because the run was killed, counts as missing.
     """
     for path in (folder / CONFIG, folder / ".hydra" / CONFIG):
         try:
-            cfg = OmegaConf.load(path)
+            config: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
         except (OSError, yaml.YAMLError):
             continue
-        if OmegaConf.is_dict(cfg) and len(cfg):
-            return flat({section: section_of(cfg, section) for section in KEPT if section in cfg})
+        if isinstance(config, dict) and config:
+            return config
     return {}
 
 
-def section_of(cfg: Any, section: str) -> Any:
-    """A part of a configuration as plain containers; as it is written, where it cannot be resolved."""
-    try:
-        value = cfg[section]
-        return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-    except (OmegaConfBaseException, EMANetError):
-        return OmegaConf.to_container(cfg, resolve=False)[section]  # type: ignore[index, call-overload]
-
-
 def kept(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a flat configuration, what a report shows or compares."""
-    return portable({key: value for key, value in sorted(config.items()) if key.partition(".")[0] in KEPT})
+    """Of a configuration, nested or flat, what a report shows or compares; flat.
+
+    Nothing is resolved: ``${oc.env:NAME}`` stays text. A name that refers to another key is looked up.
+    """
+    values = flat(config)
+    reference = re.fullmatch(r"\$\{([\w.]+)\}", str(values.get("name")))
+    if reference:
+        values["name"] = values.get(reference[1])
+    return portable({key: values[key] for key in sorted(values) if key.partition(".")[0] in KEPT})
+
+
+def flat(cfg: Any) -> dict[str, Any]:
+    """A configuration with its keys joined by dots; lists are values. A node of OmegaConf is resolved."""
+    container: Any = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
+    values: dict[str, Any] = {}
+    for key, node in container.items():
+        if isinstance(node, Mapping):
+            values |= {f"{key}.{below}": value for below, value in flat(node).items()}
+        else:
+            values[str(key)] = node
+    return values
+
+
+def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what is kept, what decides a result."""
+    return {key: value for key, value in config.items() if key not in ("name", "study", "swept", *INCIDENTAL)}
 
 
 def read_summary(path: Path) -> Run:
@@ -195,35 +218,39 @@ def read_lines(path: Path) -> list[Run]:
         ConfigError: naming the line that is none.
     """
     runs = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         try:
-            runs.append(Run(**json.loads(line)))
+            runs += [Run(**json.loads(line))] if line.strip() else []
         except (ValueError, TypeError) as error:
             raise ConfigError(f"{path}, line {number}: no run ({error}); make the file anew from the runs") from error
     return runs
 
 
-def parse_setting(words: Iterable[str]) -> dict[str, Any]:
-    """``KEY=VALUE`` as a configuration file reads the value.
-
-    Raises:
-        ConfigError: for words of another form.
-    """
-    setting = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not (key and equals):
-            raise ConfigError(f"baseline holds KEY=VALUE such as model.K=64, got {word!r}")
-        setting[key] = yaml.safe_load(value)
-    return setting
+def natural(text: str) -> list[tuple[int, str]]:
+    """Sort key that takes digits as numbers."""
+    parts = re.findall(r"\d+|\D+", text)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
-def with_defaults(runs: Sequence[Run], defaults: Mapping[str, Any]) -> list[Run]:
-    """The runs, with other values of the default cell."""
-    return [replace(run, default=(run.default or {}) | dict(defaults)) for run in runs] if defaults else list(runs)
+def shown(value: Any) -> str:
+    """A value as a configuration file spells it."""
+    if isinstance(value, float):
+        return f"{value:.10g}"  # 0.1, not 0.10000000000000001
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a run's configuration, what decides its result."""
-    sections = {key: value for key, value in config.items() if key.partition(".")[0] in DECISIVE}
-    return {key: value for key, value in sections.items() if key not in INCIDENTAL}
+def setting_text(keys: Sequence[str], values: Sequence[Any]) -> str:
+    """A setting in words: ``K=64, T=3``."""
+    return ", ".join(f"{short(key)}={shown(value)}" for key, value in zip(keys, values, strict=True))
+
+
+def short(key: str) -> str:
+    """Last part of a key, unless that alone would say too little."""
+    section, _, leaf = key.rpartition(".")
+    return leaf if section in ("model", "") else key
+
+
+def cut(text: str, most: int = 60) -> str:
+    """A text on one line, without its middle where it has more letters than allowed."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most // 2]} … {text[-(most // 2 - 3) :]}"

@@ -1,0 +1,191 @@
+"""Runs grouped to studies; their scores averaged over seeds, and compared seed by seed."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+
+from emanet.studies.runs import Run, comparable, natural, setting_text, shown
+
+#: names that a reader expects in this order
+ORDER: dict[str, tuple[Any, ...]] = {
+    "model.gradient": ("none", "last", "full"),
+    "model.maintenance": ("none", "backprop", "moving_average"),
+    "model.norm": ("none", "layer", "l2"),
+    "model.head": ("ema", "fcn", "nonlocal", "a2", "psp", "deeplabv3", "ham", "external"),
+}
+MIOU, ACCURACY, SPEED = METRICS = ("val/miou", "val/pixel_accuracy", "images_per_second")
+COSTS = {"macs": " MACs", "params": " params", "memory": "B"}  # of a head, with their units
+PREFIXES = (("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
+CONFIDENCE = 0.95
+MOST_KEYS, MOST_SHOWN, LONGEST_LABEL = 4, 40, 40  # of a page: key columns, settings, letters of a label
+
+
+@dataclass(frozen=True)
+class Study:
+    """Runs of one experiment that differ in the values of ``keys``, and in the seed; a setting goes by its place.
+
+    Args:
+        experiment: name of the runs.
+        name: of the study; ``None`` for runs outside of one.
+        keys: what tells the settings apart.
+        runs: all of them, finished or not.
+        slug: name for files.
+    """
+
+    experiment: str
+    name: str | None
+    keys: tuple[str, ...]
+    runs: tuple[Run, ...]
+    slug: str
+
+    @property
+    def title(self) -> str:
+        """Heading."""
+        return self.experiment if self.name is None else f"{self.name} ({self.experiment})"
+
+    @cached_property
+    def settings(self) -> list[tuple[Any, ...]]:
+        """The different values of the keys, in the order that a reader expects."""
+        values = [tuple(run.config.get(key) for key in self.keys) for run in self.runs]
+        found = {json.dumps(each): each for each in values}
+        return sorted(found.values(), key=lambda each: [*map(rank, self.keys, each)])
+
+    @cached_property
+    def members(self) -> list[list[Run]]:
+        """The runs of each setting in the order of their seeds."""
+        runs = sorted(self.runs, key=lambda run: (natural(shown(run.seed)), natural(run.name)))
+        texts = [(run, json.dumps([run.config.get(key) for key in self.keys])) for run in runs]
+        return [[run for run, text in texts if text == json.dumps(list(values))] for values in self.settings]
+
+    @cached_property
+    def ended(self) -> list[Run]:
+        """Runs with a result."""
+        return [run for run in self.runs if run.reason is None]
+
+    @cached_property
+    def iterations(self) -> list[str]:
+        """Numbers of EM iterations that the trained networks were evaluated with."""
+        return sorted({T for run in self.runs for T in run.evaluated}, key=natural)
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """A row per run with a result: ``run``, ``setting``, ``seed``, its scores, and ``T=...``: what other numbers of
+        EM iterations in evaluation add to the mIoU of as many as in training."""
+        changes = [f"T={T}" for T in self.iterations]
+        rows = []
+        for setting, runs in enumerate(self.members):
+            for run in (run for run in runs if run.reason is None):
+                row = {"run": run.name, "setting": setting, "seed": None if run.seed is None else shown(run.seed)}
+                scores = pd.Series({T: run.evaluated.get(T, {}).get(MIOU) for T in self.iterations}, dtype=float)
+                own = scores.get(shown(run.config.get("model.T")), np.nan)
+                row |= {name: run.summary.get(name) for name in METRICS}
+                rows.append(row | dict(zip(changes, scores - own, strict=True)))
+        columns = ["run", "setting", "seed", *METRICS, *changes]
+        return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[3:], float))
+
+    @cached_property
+    def default(self) -> int | None:
+        """The setting that is trained without the sweep."""
+        known = [run.default for run in self.runs if run.default is not None and run.default.keys() >= {*self.keys}]
+        found = {json.dumps([default[key] for key in self.keys]) for default in known}
+        numbers = [n for n, values in enumerate(self.settings) if found == {json.dumps(values)}]
+        return numbers[0] if numbers and self.keys else None
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """The settings in words, or all by numbers where that would be too long."""
+        words = [setting_text(self.keys, values) or self.experiment for values in self.settings]
+        if len(self.keys) <= MOST_KEYS and max(map(len, words)) <= LONGEST_LABEL:
+            return words
+        return [f"#{number}" for number in range(1, len(words) + 1)]
+
+    @property
+    def numbered(self) -> bool:
+        """Whether the settings go by numbers."""
+        return self.labels[0] == "#1"
+
+    def spread(self, metric: str) -> pd.DataFrame:
+        """Mean, standard deviation (n - 1) and number of finished runs, a row per setting."""
+        found = self.frame.groupby("setting")[metric].agg(["mean", "std", "count"])
+        return found.reindex(range(len(self.settings))).fillna({"count": 0}).astype({"count": int})
+
+    def differences(self) -> pd.DataFrame:
+        """mIoU of each setting minus the default's, paired over the seeds that both have; see :func:`student`."""
+        scores = self.frame.pivot_table(index="seed", columns="setting", values=MIOU)  # a seed run twice: its mean
+        if self.default not in scores:
+            return student(pd.DataFrame())
+        return student(scores.drop(columns=self.default).sub(scores[self.default], axis=0))
+
+    def costs(self) -> pd.DataFrame:
+        """Costs of the heads that are not the same for all settings, in units that give readable numbers."""
+        known = [next((run.costs for run in runs if run.costs), {}) for runs in self.members]
+        frame = pd.DataFrame(known, columns=[*COSTS], dtype=float)
+        for name in COSTS:
+            prefix, scale = next((item for item in PREFIXES if frame[name].max() >= item[1]), PREFIXES[-1])
+            frame[name] = frame[name] / scale
+            frame = frame.rename(columns={name: f"head {prefix}{COSTS[name]}"})
+        return frame.loc[:, frame.nunique() > 1]
+
+
+def student(differences: pd.DataFrame) -> pd.DataFrame:
+    """What paired differences, a row per pair, come to in each column.
+
+    Returns:
+        ``mean``, ``se`` (its standard error), ``n`` pairs, and whether the mean ``stands_out``: Student's 95 % interval
+        leaves out 0. A single pair has no error and does not.
+    """
+    found = pd.DataFrame({"mean": differences.mean(), "se": differences.sem(), "n": differences.count()})
+    half = found["se"] * stdtrit(np.maximum(found["n"] - 1, 1), (1 + CONFIDENCE) / 2)
+    return found.assign(stands_out=found["mean"].abs() > half)[found["n"] > 0]
+
+
+def group(runs: Iterable[Run]) -> list[Study]:
+    """Runs to studies by experiment and study; those outside of one differ in whatever their settings differ in."""
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.experiment, run.study or ""), []).append(run)
+    studies: list[Study] = []
+    taken: set[str] = set()
+    for experiment, name in sorted(groups, key=lambda key: (key[0], key[1] == "", natural(key[1].lower()))):
+        members = groups[experiment, name]
+        keys = dict.fromkeys(key for run in members for key in run.keys) if name else differing_keys(members)
+        text = f"{experiment}_{name}" if name else experiment
+        slug = unused("".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in text)[:80], taken)
+        studies.append(Study(experiment, name or None, tuple(keys), tuple(members), slug))
+    return studies
+
+
+def unused(name: str, taken: set[str]) -> str:
+    """The name, or the name with a number if it is taken, in capitals or not; it is taken then."""
+    number, found = 0, name
+    while found.lower() in taken:
+        number += 1
+        found = f"{name}-{number}"
+    taken.add(found.lower())
+    return found
+
+
+def differing_keys(runs: Sequence[Run]) -> list[str]:
+    """Keys that decide a result and do not have one value in all runs, the seed left out."""
+    configs = [comparable(run.config) for run in runs if run.config]
+    names = sorted({key for config in configs for key in config} - {"seed"})
+    return [key for key in names if len({json.dumps(config.get(key)) for config in configs}) > 1]
+
+
+def rank(key: str, value: Any) -> tuple[Any, ...]:
+    """Sort key of a value: null, numbers by size, names in their usual order, other names."""
+    usual = ORDER.get(key, ())
+    if value is None or is_number(value):
+        return (0, value is not None, value or 0)
+    return (1, usual.index(value) if value in usual else len(usual), natural(shown(value)))
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value lies on an axis."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
