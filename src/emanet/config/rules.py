@@ -149,7 +149,6 @@ RULES: list[tuple[str, str, Any]] = [
     ("dataset.drop_last", "true or false", _is_bool),
     ("dataset.persistent_workers", "true or false", _is_bool),
     ("dataset.pin_memory", "true, false or null", _optional(_is_bool)),
-    ("dataset.normalize_on", *_one_of("auto", "worker", "device")),
     ("dataset.cache", "null or a folder", _optional(lambda value: isinstance(value, str) and value != "")),
     ("dataset.crop_size", "at least 1", _is_count),
     ("dataset.flip", "a probability, 0..1", _is_share),

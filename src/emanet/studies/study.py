@@ -28,7 +28,6 @@ INCIDENTAL = (
     "dataset.num_workers",
     "dataset.persistent_workers",
     "dataset.pin_memory",
-    "dataset.normalize_on",
     "dataset.cache",
 )
 

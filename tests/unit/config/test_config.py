@@ -104,7 +104,6 @@ def test_unknown_keys_and_wrong_types_are_refused_at_composition_by_name(overrid
         ("dataset.num_workers=-2", "dataset.num_workers must be 0 or more, got -2"),
         ("seed=-1", "seed must be an integer from 0"),
         ("dataset.flip=abc", "dataset.flip must be a probability, 0..1, got 'abc'"),
-        ("dataset.normalize_on=gpu", "dataset.normalize_on must be one of auto, worker, device, got 'gpu'"),
         ("dataset.cache=true", "dataset.cache must be null or a folder, got True"),
         ("dataset.scales=1.0", "dataset.scales must be a list of positive numbers, got 1.0"),
         ("dataset.drop_last=maybe", "dataset.drop_last must be true or false, got 'maybe'"),
