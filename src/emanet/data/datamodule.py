@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader
 from emanet.common.errors import ConfigError, DatasetError
 from emanet.data.cache import reader
 from emanet.data.items import Corrupt, EvalDataset, Item, TrainDataset, collate, single_threaded
-from emanet.data.reading import IGNORE, Labels, Sample, lost_files
-from emanet.data.sampling import EpochBatchSampler, EvalSampler, ResumableLoader, per_device_batch
+from emanet.data.reading import IGNORE, Labels, Sample, lost_files, some
+from emanet.data.sampling import EpochBatchSampler, ResumableLoader, evaluated, per_device_batch
 from emanet.data.transforms import Finish, Normalize, TrainTransform, Transform
 
 log = logging.getLogger(__name__)
@@ -131,19 +131,20 @@ class SegmentationDataModule(L.LightningDataModule):
             samples = self.find(split)
             if not samples:
                 raise DatasetError(f"{self.name}: split '{split}' under {self.root} is empty; {self.remedy()}")
-            self._check_files(split, samples)
-            expected = self.split_sizes.get(split)
-            if expected is not None and len(samples) != expected:
+            if lost := lost_files(samples):
+                raise DatasetError(
+                    f"{self.name}: {len(lost)} files of split '{split}' are missing: {some(lost)}; {self.remedy()}"
+                )
+            expected = self.split_sizes.get(split, len(samples))
+            if len(samples) != expected:
                 log.warning("%s: split '%s' has %d images, expected %d", self.name, split, len(samples), expected)
             self._samples[split] = samples
         return self._samples[split]
 
     def setup(self, stage: str | None = None) -> None:
         """Find the files of the splits that a stage needs (fit: training and validation); may be called again."""
-        stages = {"fit": ("fit", "validate"), None: ("fit", "validate")}.get(stage, (stage,))
-        for name in stages:
-            if name is not None:
-                self.samples(self.stage_splits[name])
+        for name in ("fit", "validate") if stage in ("fit", None) else (stage,):
+            self.samples(self.stage_splits[name])
 
     def missing(self, *looked_for: Path) -> DatasetError:
         """Make the error for data that is not where it should be."""
@@ -168,14 +169,6 @@ class SegmentationDataModule(L.LightningDataModule):
     def _check_split_name(self, split: str) -> None:
         if self.splits and split not in self.splits:
             raise ConfigError(f"{self.name} has the splits {', '.join(self.splits)}, got '{split}'.")
-
-    def _check_files(self, split: str, samples: Sequence[Sample]) -> None:
-        lost = lost_files(samples)
-        if lost:
-            shown = ", ".join(map(str, lost[:3])) + (", ..." if len(lost) > 3 else "")
-            raise DatasetError(
-                f"{self.name}: {len(lost)} files of split '{split}' are missing: {shown}; {self.remedy()}"
-            )
 
     # -- loaders
 
@@ -229,7 +222,7 @@ class SegmentationDataModule(L.LightningDataModule):
                 f"{self.name}: split '{split}' has no masks to evaluate against; predict it with src/predict.py."
             )
         dataset = EvalDataset(samples, reader(self.labels(), self.cache), self.normalize, self.corrupt)
-        sampler = EvalSampler(len(samples), rank=rank, world=world)
+        sampler = evaluated(len(samples), rank=rank, world=world)
         return DataLoader(dataset, batch_size=self.eval_batch_size, sampler=sampler, **self._loader_options())
 
     def _place(self) -> tuple[int, int, int]:

@@ -54,9 +54,7 @@ class EvalDataset(Dataset[Item]):
     ``corrupt`` may change the 8-bit image, given its name.
     """
 
-    def __init__(
-        self, samples: Sequence[Sample], read: ReadPair, normalize: Normalize, corrupt: Corrupt | None = None
-    ):
+    def __init__(self, samples: Sequence[Sample], read: ReadPair, normalize: Normalize, corrupt: Corrupt | None = None):
         self.samples, self.read, self.normalize, self.corrupt = samples, read, normalize, corrupt
 
     def __len__(self) -> int:
@@ -97,9 +95,13 @@ def collate(items: Sequence[Item]) -> dict[str, Any]:
             f"images of unequal size in one evaluation batch ({shown}): padding them would change the EM; "
             "set dataset.eval_batch_size=1."
         )
-    keys = [key for key in ("image", "mask") if all(key in item for item in items)]
-    batch: dict[str, Any] = {key: default_collate([item[key] for item in items]) for key in keys}
-    return batch | {"name": [item["name"] for item in items]}
+    batch: dict[str, Any] = {
+        "image": default_collate([item["image"] for item in items]),  # in a worker, straight into shared memory
+        "name": [item["name"] for item in items],
+    }
+    if all("mask" in item for item in items):
+        batch["mask"] = default_collate([item["mask"] for item in items])
+    return batch
 
 
 def single_threaded(_worker: int) -> None:

@@ -3,8 +3,7 @@
 EXIF orientation is ignored everywhere: the masks of all benchmarks are drawn over the pixels as stored.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -89,11 +88,9 @@ def read_index_png(path: Path) -> UInt8[np.ndarray, "h w"]:
             labels = np.array(mask)
     except (OSError, SyntaxError, ValueError) as error:
         raise _broken(path, error) from error
-    if labels.dtype != np.uint8:
-        if labels.size and int(labels.max()) > IGNORE:
-            raise DatasetError(f"{path}: label {int(labels.max())} in a 16-bit mask; labels must lie in 0..255.")
-        labels = labels.astype(np.uint8)
-    return labels
+    if (most := int(labels.max())) > IGNORE:
+        raise DatasetError(f"{path}: label {most} in a 16-bit mask; labels must lie in 0..255.")
+    return labels.astype(np.uint8, copy=False)
 
 
 def read_mat(path: Path, *keys: str) -> Integer[np.ndarray, "h w"]:
@@ -143,11 +140,10 @@ def apply_lut(
         known = (labels >= 0) & (labels < len(lut))
         classes = np.where(known, lut[np.where(known, labels, 0)], np.uint8(UNMAPPED))
     if (bad := classes == UNMAPPED).any():
-        values = np.unique(labels[bad])
-        shown = ", ".join(map(str, values[:8].tolist())) + (", ..." if len(values) > 8 else "")
+        values = np.unique(labels[bad]).tolist()
         raise DatasetError(
-            f"{path}: label {shown} in {int(bad.sum())} pixels belongs to none of the {num_classes} classes and is not "
-            "ignored. Check that dataset.root holds the original labels and that the number of classes is right; "
+            f"{path}: label {some(values)} in {int(bad.sum())} pixels belongs to none of the {num_classes} classes "
+            "and is not ignored. Check that dataset.root holds the original labels and that the number of classes is right; "
             "for your own data, dataset.class_map says what such a value means, dataset.ignore_label which is ignored."
         )
     return classes
@@ -202,16 +198,14 @@ def check_same_size(image: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "
 
 def lost_files(samples: Iterable[Sample]) -> list[Path]:
     """Files of the samples that do not exist, from one listing per folder: a stat each is slow on a network disk."""
-    wanted: dict[Path, set[str]] = defaultdict(set)
-    for sample in samples:
-        for path in (sample.image, sample.mask):
-            if path is not None:
-                wanted[path.parent].add(path.name)
-    return [
-        folder / name
-        for folder, names in wanted.items()
-        for name in sorted(names - ({entry.name for entry in folder.iterdir()} if folder.is_dir() else set()))
-    ]
+    wanted = {path for sample in samples for path in (sample.image, sample.mask) if path is not None}
+    folders = {path.parent for path in wanted}
+    return sorted(wanted.difference(*(folder.iterdir() for folder in folders if folder.is_dir())))
+
+
+def some(things: Sequence[Any]) -> str:
+    """Write the first three of a list."""
+    return ", ".join(map(str, things[:3])) + (", ..." if len(things) > 3 else "")
 
 
 def read_lines(path: Path) -> list[str]:

@@ -55,16 +55,10 @@ def read_stuff_mat(path: Path) -> Integer[np.ndarray, "h w"]:
     return read_mat(path, "S")
 
 
-class _COCOStuff(SegmentationDataModule):
-    def __init__(self, **options: Any):
-        super().__init__(**options)
-        self.class_names, self.palette = CLASSES, PALETTE
-
-
-class COCOStuff10K(_COCOStuff):
+class COCOStuff10K(SegmentationDataModule):
     """COCO-Stuff 10K v1.1; ``root`` holds ``images``, ``annotations``, ``imageLists``; splits train, test, all."""
 
-    name = "coco_stuff"
+    name, class_names, palette = "coco_stuff", CLASSES, PALETTE
     splits = ("train", "test", "all")
     split_sizes: Mapping[str, int] = {"train": 9000, "test": 1000, "all": 10000}
 
@@ -84,14 +78,14 @@ class COCOStuff10K(_COCOStuff):
         return [Sample(name, images / f"{name}.jpg", masks / f"{name}.mat") for name in names]
 
 
-class COCOStuff164K(_COCOStuff):
+class COCOStuff164K(SegmentationDataModule):
     """COCO-Stuff 164K: the images of COCO 2017 with the PNGs of ``stuffthingmaps_trainval2017``.
 
     ``root`` holds ``train2017`` and ``val2017`` (or ``images/...``) and the maps under
     ``stuffthingmaps_trainval2017``, ``stuffthingmaps``, ``annotations``, or unpacked beside the images.
     """
 
-    name = "coco_stuff_164k"
+    name, class_names, palette = "coco_stuff_164k", CLASSES, PALETTE
     split_sizes: Mapping[str, int] = {"train": 118287, "val": 5000}
 
     def labels(self) -> Labels:

@@ -22,7 +22,7 @@ from jaxtyping import UInt8
 from emanet.common.errors import ConfigError, DatasetError
 from emanet.common.seeding import mix
 from emanet.data.datamodule import SegmentationDataModule
-from emanet.data.datasets.encodings import ColorLabels, FolderLabels, some
+from emanet.data.datasets.encodings import ColorLabels, FolderLabels
 from emanet.data.palettes import spread_palette
 from emanet.data.reading import (
     IGNORE,
@@ -35,6 +35,7 @@ from emanet.data.reading import (
     make_lut,
     read_index_png,
     read_lines,
+    some,
 )
 
 log = logging.getLogger(__name__)
@@ -87,14 +88,11 @@ class Folder(SegmentationDataModule):
         self.lut = self._table(ignore_label, class_map or {})
         self.palette = spread_palette(self.num_classes)
         if mask_encoding == "rgb":
-            lacking = [name for name in self.class_names if name not in self.colors]
-            if lacking:
+            if lacking := [name for name in self.class_names if name not in self.colors]:
                 raise ConfigError(
                     f"mask_encoding=rgb needs a color for each class in dataset.colors, not for {lacking}."
                 )
             self.palette = np.array([self.colors[name] for name in self.class_names], np.uint8)
-        elif mask_encoding not in ("index", "folders"):
-            raise ConfigError(f"dataset.mask_encoding is index, rgb or folders; got '{mask_encoding}'.")
 
     def labels(self) -> Labels:
         """Read masks in the chosen encoding."""
@@ -134,13 +132,12 @@ class Folder(SegmentationDataModule):
 
     def samples(self, split: str) -> list[Sample]:
         """Return the samples of a split; warn once of masks of one class, and of images both trained and scored on."""
-        known = split in self._samples
-        samples = super().samples(split)
-        if not known and samples[0].mask is not None:
-            self._warn_if_constant(split, samples)
-        if not known:
+        if split not in self._samples:
+            samples = super().samples(split)
+            if samples[0].mask is not None:
+                self._warn_if_constant(split, samples)
             self._warn_if_shared(split)
-        return samples
+        return self._samples[split]
 
     def _share(self, names: Sequence[str], split: str) -> list[str]:
         """Choose by a hash of the name, so that the same images stay in validation when others join."""

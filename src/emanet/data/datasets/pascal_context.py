@@ -42,62 +42,9 @@ CLASSES = (
 """The 59 classes in alphabetical order, which is also the order of their category ids."""
 
 CATEGORY_IDS = (
-    *(
-        0,
-        2,
-        9,
-        18,
-        19,
-        22,
-        23,
-        25,
-        31,
-        33,
-        34,
-        44,
-        45,
-        46,
-        59,
-        65,
-        68,
-        72,
-        80,
-        85,
-        98,
-        104,
-        105,
-        113,
-        115,
-        144,
-        158,
-        159,
-    ),
-    *(
-        162,
-        187,
-        189,
-        207,
-        220,
-        232,
-        258,
-        259,
-        260,
-        284,
-        295,
-        296,
-        308,
-        324,
-        326,
-        347,
-        349,
-        354,
-        355,
-        360,
-        366,
-        368,
-        397,
-    ),
-    *(415, 416, 420, 424, 427, 440, 445, 454, 458),
+    *(0, 2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105, 113, 115, 144),
+    *(158, 159, 162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308, 324, 326, 347, 349, 354, 355),
+    *(360, 366, 368, 397, 415, 416, 420, 424, 427, 440, 445, 454, 458),
 )
 """Sorted ids of the json: the class is the rank, 0 the background (as PyTorch-Encoding and mmsegmentation have it)."""
 
@@ -130,8 +77,6 @@ class PascalContext(SegmentationDataModule):
     ):
         if num_classes not in (59, 60):
             raise ConfigError(f"pascal_context has 59 classes, or 60 with background; got num_classes={num_classes}.")
-        if label_source not in ("auto", "mat", "json"):
-            raise ConfigError(f"label_source is auto, mat or json; got '{label_source}'.")
         super().__init__(**options)
         self.class_names = CLASSES if num_classes == len(CLASSES) else ("background", *CLASSES)
         self.palette = spread_palette(len(CLASSES))

@@ -5,7 +5,6 @@ trainaug = (VOC train + SBD train + SBD val) - VOC val = 10582 images, of which 
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Integer
@@ -34,13 +33,9 @@ class VOC(SegmentationDataModule):
     of SBD or a ready-made ``SegmentationClassAug`` with a ``trainaug.txt``.
     """
 
-    name = "voc"
+    name, class_names, palette = "voc", CLASSES, PALETTE
     splits = tuple(SPLIT_SIZES)
     split_sizes: Mapping[str, int] = SPLIT_SIZES
-
-    def __init__(self, **options: Any):
-        super().__init__(**options)
-        self.class_names, self.palette = CLASSES, PALETTE
 
     def labels(self) -> Labels:
         """Read masks of 0..20 with 255 = void."""
