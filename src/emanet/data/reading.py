@@ -93,23 +93,21 @@ def read_index_png(path: Path) -> UInt8[np.ndarray, "h w"]:
     return labels.astype(np.uint8, copy=False)
 
 
-def read_mat(path: Path, *keys: str) -> Integer[np.ndarray, "h w"]:
-    """Read a label map from a MATLAB file: ``keys`` lead from the file to the array through its structures.
-
-    ``read_mat(path, "LabelMap")`` for PASCAL Context, ``read_mat(path, "GTcls", "Segmentation")`` for SBD.
-    """
+def read_mat(path: Path, variable: str) -> Integer[np.ndarray, "h w"]:
+    """Read a label map from a MATLAB file; dots lead through structures, as in SBD's ``GTcls.Segmentation``."""
     _must_exist(path)
+    first, *fields = variable.split(".")
     try:
-        value: Any = loadmat(str(path), variable_names=[keys[0]], squeeze_me=True, struct_as_record=False)[keys[0]]
-        for key in keys[1:]:
-            value = getattr(value, key)
+        value: Any = loadmat(str(path), variable_names=[first], squeeze_me=True, struct_as_record=False)[first]
+        for field in fields:
+            value = getattr(value, field)
     except (KeyError, AttributeError) as error:
-        raise DatasetError(f"{path}: no variable {'.'.join(keys)} in this MATLAB file; {_FETCH_AGAIN}.") from error
+        raise DatasetError(f"{path}: no variable {variable} in this MATLAB file; {_FETCH_AGAIN}.") from error
     except (OSError, ValueError, TypeError, EOFError, NotImplementedError, MatReadError) as error:
         raise _broken(path, error) from error
     labels = np.asarray(value)
     if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.number):
-        raise DatasetError(f"{path}: {'.'.join(keys)} is {labels.dtype} of shape {labels.shape}, not a label map.")
+        raise DatasetError(f"{path}: {variable} is {labels.dtype} of shape {labels.shape}, not a label map.")
     return labels if np.issubdtype(labels.dtype, np.integer) else labels.astype(np.int64)
 
 
@@ -143,8 +141,8 @@ def apply_lut(
         values = np.unique(labels[bad]).tolist()
         raise DatasetError(
             f"{path}: label {some(values)} in {int(bad.sum())} pixels belongs to none of the {num_classes} classes "
-            "and is not ignored. Check that dataset.root holds the original labels and that the number of classes is right; "
-            "for your own data, dataset.class_map says what such a value means, dataset.ignore_label which is ignored."
+            "and is not ignored. Check that dataset.root holds the original labels and that the number of classes is "
+            "right; for your own data, dataset.class_map says what a value means, dataset.ignore_label what is ignored."
         )
     return classes
 

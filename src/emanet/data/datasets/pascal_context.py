@@ -9,27 +9,18 @@ With 60 classes 0 is background, with 59 background is ignored; never compare fi
 """
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Integer, UInt8
+from jaxtyping import UInt8
 
 from emanet.common.errors import ConfigError, DatasetError
 from emanet.data.datamodule import SegmentationDataModule
 from emanet.data.datasets.detail import AnnotatedImage, RunLengthLabels, read_annotations
 from emanet.data.palettes import spread_palette
-from emanet.data.reading import (
-    IGNORE,
-    UNMAPPED,
-    Labels,
-    Sample,
-    TableLabels,
-    make_lut,
-    read_lines,
-    read_mat,
-)
+from emanet.data.reading import IGNORE, UNMAPPED, Labels, Sample, TableLabels, make_lut, read_lines, read_mat
 
 CLASSES = (
     *("aeroplane", "bag", "bed", "bedclothes", "bench", "bicycle", "bird", "boat", "book", "bottle", "building"),
@@ -104,7 +95,7 @@ class PascalContext(SegmentationDataModule):
             return RunLengthLabels(self._annotations, self._fold(lut), self.num_classes)
         folder = self.first_existing(*self._places("trainval"))
         names = self.first_existing(folder / "labels.txt", folder.parent / "labels.txt", *self._places("labels.txt"))
-        return TableLabels(self._fold(lut_by_name(names)), self.num_classes, read_context_mat)
+        return TableLabels(self._fold(lut_by_name(names)), self.num_classes, partial(read_mat, variable="LabelMap"))
 
     def find(self, split: str) -> list[Sample]:
         """List a split: by the json's phase, else by VOC 2010's list of that name."""
@@ -138,11 +129,6 @@ class PascalContext(SegmentationDataModule):
     def _annotations(self) -> dict[str, AnnotatedImage]:
         """Parse the json, once for all splits."""
         return read_annotations(self.first_existing(*self._places("trainval_merged.json")))
-
-
-def read_context_mat(path: Path) -> Integer[np.ndarray, "h w"]:
-    """Read the 459-label map of one image."""
-    return read_mat(path, "LabelMap")
 
 
 def lut_by_name(labels_txt: Path) -> UInt8[np.ndarray, " n"]:

@@ -23,7 +23,7 @@ SPLIT_SIZES = {"train": 1464, "trainaug": 10582, "trainval": 2913, "val": 1449, 
 
 def read_voc_mask(path: Path) -> Integer[np.ndarray, "h w"]:
     """Read a VOC palette PNG or an SBD ``.mat`` file."""
-    return read_mat(path, "GTcls", "Segmentation") if path.suffix == ".mat" else read_index_png(path)
+    return read_mat(path, "GTcls.Segmentation") if path.suffix == ".mat" else read_index_png(path)
 
 
 class VOC(SegmentationDataModule):
