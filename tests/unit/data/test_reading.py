@@ -115,7 +115,7 @@ def test_a_mat_file_is_read_by_its_keys_and_a_wrong_one_is_named(tmp_path: Path,
     mask = blocks(rng, [0, 300]).astype(np.uint16)
     savemat(tmp_path / "a.mat", {"LabelMap": mask, "GTcls": {"Segmentation": mask}})
     assert np.array_equal(read_mat(tmp_path / "a.mat", "LabelMap"), mask)
-    assert np.array_equal(read_mat(tmp_path / "a.mat", "GTcls", "Segmentation"), mask)
+    assert np.array_equal(read_mat(tmp_path / "a.mat", "GTcls.Segmentation"), mask)
     with pytest.raises(DatasetError, match=r"a\.mat: no variable S in this MATLAB file"):
         read_mat(tmp_path / "a.mat", "S")
     (tmp_path / "b.mat").write_bytes((tmp_path / "a.mat").read_bytes()[:150])
