@@ -166,6 +166,14 @@ class SegmentationDataModule(L.LightningDataModule):
                 return place
         raise self.missing(*places)
 
+    def holding(self, part: str, *folders: str) -> Path:
+        """Return the first of the folders below the root that holds ``part``.
+
+        Raises:
+            DatasetError: if none does.
+        """
+        return self.first_existing(*(self.root / folder / part for folder in folders)).parent
+
     def _check_split_name(self, split: str) -> None:
         if self.splits and split not in self.splits:
             raise ConfigError(f"{self.name} has the splits {', '.join(self.splits)}, got '{split}'.")

@@ -43,7 +43,6 @@ class ADE20K(SegmentationDataModule):
     def find(self, split: str) -> list[Sample]:
         """List a split."""
         folder = FOLDERS[split]
-        places = (self.root / "ADEChallengeData2016", self.root)
-        images = self.first_existing(*(place / "images" / folder for place in places))
-        masks = images.parent.parent / "annotations" / folder
+        root = self.holding("images", "ADEChallengeData2016", ".")
+        images, masks = self.first_existing(root / "images" / folder), root / "annotations" / folder
         return [Sample(path.stem, path, masks / f"{path.stem}.png") for path in sorted(images.glob("*.jpg"))]

@@ -67,11 +67,6 @@ class BlueMarble(SegmentationDataModule):
         """Write the tiles unless they are there; Lightning calls it on one process of each machine."""
         prepare(self.root)
 
-    def setup(self, stage: str | None = None) -> None:
-        """Find the tiles, written now where nobody called :meth:`prepare_data`."""
-        prepare(self.root)
-        super().setup(stage)
-
     def labels(self) -> Labels:
         """Read palette PNGs of 0..5."""
         return TableLabels(class_lut(len(CLASSES)), len(CLASSES))

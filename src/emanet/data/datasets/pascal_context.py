@@ -111,13 +111,10 @@ class PascalContext(SegmentationDataModule):
 
     @property
     def _devkit(self) -> Path:
-        places = (self.root / "VOCdevkit" / "VOC2010", self.root / "VOC2010", self.root)
-        return self.first_existing(*(place / "JPEGImages" for place in places)).parent
+        return self.holding("JPEGImages", "VOCdevkit/VOC2010", "VOC2010", ".")
 
     def _places(self, name: str) -> tuple[Path, ...]:
-        return tuple(
-            place / name for place in (self.root, self.root / "VOCdevkit" / "VOC2010", self.root / "VOCdevkit")
-        )
+        return tuple(self.root / place / name for place in (".", "VOCdevkit/VOC2010", "VOCdevkit"))
 
     def _fold(self, lut: UInt8[np.ndarray, " n"]) -> UInt8[np.ndarray, " n"]:
         """Turn a table to 0..59 into one to the chosen classes: with 59, background -> 255 and n -> n - 1."""

@@ -50,8 +50,7 @@ class VOC(SegmentationDataModule):
 
     @property
     def _devkit(self) -> Path:
-        places = (self.root / "VOCdevkit" / "VOC2012", self.root / "VOC2012", self.root)
-        return self.first_existing(*(place / "JPEGImages" for place in places)).parent
+        return self.holding("JPEGImages", "VOCdevkit/VOC2012", "VOC2012", ".")
 
     def _list(self, split: str) -> Path:
         return self.first_existing(self._devkit / "ImageSets" / "Segmentation" / f"{split}.txt")
@@ -88,5 +87,4 @@ class VOC(SegmentationDataModule):
         return self._sbd() / "cls", ".mat"
 
     def _sbd(self) -> Path:
-        places = (self.root / "benchmark_RELEASE" / "dataset", self.root / "SBD" / "dataset", self.root / "dataset")
-        return self.first_existing(*(place / "cls" for place in places)).parent
+        return self.holding("cls", "benchmark_RELEASE/dataset", "SBD/dataset", "dataset")
