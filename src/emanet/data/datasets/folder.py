@@ -166,10 +166,9 @@ class Folder(SegmentationDataModule):
         """Compare the training split with those that are scored, once both are known."""
         train = self.stage_splits["fit"]
         for scored in {self.stage_splits["validate"], self.stage_splits["test"]} - {train}:
-            if split in (train, scored) and train in self._samples and scored in self._samples:
+            if split in (train, scored) and {train, scored} <= self._samples.keys():
                 trained = {sample.image for sample in self._samples[train]}
-                shared = [sample.name for sample in self._samples[scored] if sample.image in trained]
-                if shared:
+                if shared := [sample.name for sample in self._samples[scored] if sample.image in trained]:
                     log.warning(
                         "%d images are in split '%s' and in split '%s': %s; their scores say nothing about new images",
                         *(len(shared), train, scored, some(shared)),
@@ -196,7 +195,7 @@ class Folder(SegmentationDataModule):
             raise ConfigError(f"dataset.class_map leads to classes 0..{self.num_classes - 1} or 255, got {bad}.")
         if class_map:
             return make_lut({ignore_label: IGNORE} | dict(class_map))
-        return class_lut(self.num_classes, (ignore_label,))
+        return class_lut(self.num_classes, ignore_label)
 
 
 Colors = dict[str, Sequence[int]]
