@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from emanet.common.errors import DatasetError
+from emanet.common.errors import ConfigError, DatasetError
 from emanet.data.datasets import blue_marble
 from emanet.data.datasets.blue_marble import CLASSES, PALETTE, TILE, BlueMarble, cut_tiles, prepare, read_sources
+from emanet.data.preparing.recipes import recipe_of
 from emanet.training.metrics import confusion_matrix, scores_from_confusion
 
 pytestmark = pytest.mark.skipif(
@@ -225,3 +226,10 @@ def test_another_file_in_the_place_of_a_source_is_refused(
     monkeypatch.setattr(blue_marble, "find_package_file", lambda *args: tmp_path / "other.png")
     with pytest.raises(DatasetError, match="not the map expected"):
         read_sources()
+
+
+def test_it_needs_no_preparing() -> None:
+    with pytest.raises(
+        ConfigError, match="blue_marble needs no preparing: it is written from two pip packages at first"
+    ):
+        recipe_of("blue_marble")
