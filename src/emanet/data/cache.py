@@ -1,12 +1,10 @@
 """Decoded images and masks on disk: each file is decoded once, where ``dataset.cache`` names a folder."""
 
 import hashlib
-import mmap
 import os
 import pickle
 import time
-from functools import lru_cache, partial
-from io import BytesIO
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +16,6 @@ from emanet.data.reading import Labels, Sample, require_mask
 
 FORMAT = 1
 """Part of every name: raise it when decoding, or the layout of a copy, changes."""
-
-HEADER = 128
-"""Bytes before the first of a small two-dimensional ``.npy`` array."""
 
 ABANDONED = 3600.0
 """Seconds after which a file that nobody finished is taken away."""
@@ -119,19 +114,8 @@ class DecodedCache:
 def _load(place: Path) -> Pair | None:
     """Map a copy; ``None`` where there is none, or one that a failing disk has cut."""
     try:
-        with place.open("rb") as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # a change stays in this process's memory
-        h, w = _shape(data[:HEADER])
-        both = np.frombuffer(data, np.uint8, 4 * h * w, HEADER).reshape(4 * h, w)
+        both = np.load(place, mmap_mode="c")  # a change stays in this process's memory
     except (OSError, ValueError, EOFError):
         return None
-    return both[: 3 * h].reshape(h, w, 3), both[3 * h :]
-
-
-@lru_cache
-def _shape(header: bytes) -> tuple[int, int]:
-    """Height and width of an image from the header of its copy; numpy takes as long to parse one as to map the rest."""
-    file = BytesIO(header)
-    np.lib.format.read_magic(file)
-    rows, width = np.lib.format.read_array_header_1_0(file)[0]
-    return rows // 4, width
+    h, w = both.shape[0] // 4, both.shape[1]
+    return np.asarray(both[: 3 * h]).reshape(h, w, 3), np.asarray(both[3 * h :])

@@ -1,13 +1,14 @@
 """What all data sets share: splits, loaders, sharding. A benchmark adds where its files lie and how to read them.
 
 A batch is ``{"image": float32 (b,3,h,w) normalized, "mask": int64 (b,h,w) with 255 = ignore, "name": list of ids}``;
-``mask`` is absent where a split has no labels. A training batch may leave its loader as bytes (``normalize_on``).
+``mask`` is absent where a split has no labels. In a training, crops leave the loader as bytes and become this on the
+device.
 """
 
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -17,11 +18,10 @@ from torch.utils.data import DataLoader
 
 from emanet.common.errors import ConfigError, DatasetError
 from emanet.data.cache import reader
-from emanet.data.finish import Finish
 from emanet.data.items import Corrupt, EvalDataset, Item, TrainDataset, collate, single_threaded
-from emanet.data.reading import IGNORE, Labels, Sample, lost_files
-from emanet.data.sampling import EpochBatchSampler, EvalSampler, ResumableLoader, per_device_batch
-from emanet.data.transforms import EvalTransform, TrainTransform, Transform
+from emanet.data.reading import IGNORE, Labels, Sample, lost_files, some
+from emanet.data.sampling import EpochBatchSampler, ResumableLoader, evaluated, per_device_batch
+from emanet.data.transforms import Finish, Normalize, TrainTransform, Transform
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +52,6 @@ class SegmentationDataModule(L.LightningDataModule):
         drop_last: leave out the images that do not fill a step, else fill the step from the front.
         persistent_workers: keep loader processes between epochs.
         pin_memory: copy batches to page-locked memory; null: where CUDA is.
-        normalize_on: where training crops are normalized: in the "worker" that made them, or on the "device", to which
-            they then travel as bytes. The numbers are equal; "auto" is the device, if there is a trainer.
         cache: folder for decoded images and masks, 4 bytes per pixel; null: decode them each time.
     """
 
@@ -86,7 +84,6 @@ class SegmentationDataModule(L.LightningDataModule):
         drop_last: bool = True,
         persistent_workers: bool = True,
         pin_memory: bool | None = None,
-        normalize_on: Literal["auto", "worker", "device"] = "auto",
         cache: str | Path | None = None,
     ):
         super().__init__()
@@ -100,10 +97,9 @@ class SegmentationDataModule(L.LightningDataModule):
         self.stage_splits = {"fit": train_split, "validate": val_split, "test": test_split, "predict": predict_split}
         self.cache = None if cache is None else Path(cache).expanduser()
         self.train_transform = TrainTransform(
-            crop_size=crop_size, scales=scales, flip=flip, mean=mean, std=std, extra_transforms=extra_transforms
+            crop_size=crop_size, scales=scales, flip=flip, mean=mean, extra_transforms=extra_transforms
         )
-        self.eval_transform = EvalTransform(mean, std)
-        self.normalize_on, self.finish = normalize_on, Finish(self.train_transform.normalize)
+        self.normalize, self.finish = Normalize(mean, std), Finish(mean, std)
         self.corrupt: Corrupt | None = None  # (image, name) -> image, before normalization, in evaluation alone
         self._samples: dict[str, list[Sample]] = {}
         for split in self.stage_splits.values():
@@ -135,19 +131,20 @@ class SegmentationDataModule(L.LightningDataModule):
             samples = self.find(split)
             if not samples:
                 raise DatasetError(f"{self.name}: split '{split}' under {self.root} is empty; {self.remedy()}")
-            self._check_files(split, samples)
-            expected = self.split_sizes.get(split)
-            if expected is not None and len(samples) != expected:
+            if lost := lost_files(samples):
+                raise DatasetError(
+                    f"{self.name}: {len(lost)} files of split '{split}' are missing: {some(lost)}; {self.remedy()}"
+                )
+            expected = self.split_sizes.get(split, len(samples))
+            if len(samples) != expected:
                 log.warning("%s: split '%s' has %d images, expected %d", self.name, split, len(samples), expected)
             self._samples[split] = samples
         return self._samples[split]
 
     def setup(self, stage: str | None = None) -> None:
         """Find the files of the splits that a stage needs (fit: training and validation); may be called again."""
-        stages = {"fit": ("fit", "validate"), None: ("fit", "validate")}.get(stage, (stage,))
-        for name in stages:
-            if name is not None:
-                self.samples(self.stage_splits[name])
+        for name in ("fit", "validate") if stage in ("fit", None) else (stage,):
+            self.samples(self.stage_splits[name])
 
     def missing(self, *looked_for: Path) -> DatasetError:
         """Make the error for data that is not where it should be."""
@@ -169,17 +166,17 @@ class SegmentationDataModule(L.LightningDataModule):
                 return place
         raise self.missing(*places)
 
+    def holding(self, part: str, *folders: str) -> Path:
+        """Return the first of the folders below the root that holds ``part``.
+
+        Raises:
+            DatasetError: if none does.
+        """
+        return self.first_existing(*(self.root / folder / part for folder in folders)).parent
+
     def _check_split_name(self, split: str) -> None:
         if self.splits and split not in self.splits:
             raise ConfigError(f"{self.name} has the splits {', '.join(self.splits)}, got '{split}'.")
-
-    def _check_files(self, split: str, samples: Sequence[Sample]) -> None:
-        lost = lost_files(samples)
-        if lost:
-            shown = ", ".join(map(str, lost[:3])) + (", ..." if len(lost) > 3 else "")
-            raise DatasetError(
-                f"{self.name}: {len(lost)} files of split '{split}' are missing: {shown}; {self.remedy()}"
-            )
 
     # -- loaders
 
@@ -201,10 +198,9 @@ class SegmentationDataModule(L.LightningDataModule):
             accumulate=accumulate,
             drop_last=self.drop_last,
         )
-        as_bytes = self.normalize_on == "device" or (self.normalize_on == "auto" and self.trainer is not None)
-        augment = self.train_transform.unfinished if as_bytes else self.train_transform
-        dataset = TrainDataset(samples, reader(self.labels(), self.cache), augment, self.seed)
-        return ResumableLoader(dataset, batch_sampler=sampler, **self._loader_options())
+        dataset = TrainDataset(samples, reader(self.labels(), self.cache), self.train_transform, self.seed)
+        collated = collate if self.trainer is not None else self._finished  # without a trainer nobody else would
+        return ResumableLoader(dataset, batch_sampler=sampler, **self._loader_options() | {"collate_fn": collated})
 
     def val_dataloader(self) -> DataLoader[Item]:
         """Build the loader of whole validation images."""
@@ -218,6 +214,9 @@ class SegmentationDataModule(L.LightningDataModule):
         """Build the loader of whole images to predict, with or without masks."""
         return self._eval_dataloader("predict")
 
+    def _finished(self, items: Sequence[Item]) -> dict[str, Any]:
+        return self.finish(collate(items))
+
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Normalize what left its loader as bytes; Lightning has converted floats to its precision before that."""
         batch = self.finish(batch)
@@ -230,8 +229,8 @@ class SegmentationDataModule(L.LightningDataModule):
             raise ConfigError(
                 f"{self.name}: split '{split}' has no masks to evaluate against; predict it with src/predict.py."
             )
-        dataset = EvalDataset(samples, reader(self.labels(), self.cache), self.eval_transform, self.corrupt)
-        sampler = EvalSampler(len(samples), rank=rank, world=world)
+        dataset = EvalDataset(samples, reader(self.labels(), self.cache), self.normalize, self.corrupt)
+        sampler = evaluated(len(samples), rank=rank, world=world)
         return DataLoader(dataset, batch_size=self.eval_batch_size, sampler=sampler, **self._loader_options())
 
     def _place(self) -> tuple[int, int, int]:

@@ -1,6 +1,5 @@
 """A data set as its reader sees it: counts, sizes, class frequencies, and a sheet of overlaid masks to judge by eye."""
 
-import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from emanet.common.visual import (
 )
 from emanet.data.datamodule import SegmentationDataModule
 from emanet.data.items import read_pair
-from emanet.data.reading import Sample
+from emanet.data.reading import Sample, read_image
 
 CELL = 288  # pixels, the longer side of a picture on the sheet
 
@@ -37,10 +36,10 @@ class Inspection:
     split: str
     class_names: tuple[str, ...]
     images: int  #: in the split
-    read: int  #: of which masks were read
     pixels: Int64[np.ndarray, " n"]  #: by class
     shown_in: Int64[np.ndarray, " n"]  #: images by class
     pixels_beside: Int64[np.ndarray, " n"]  #: labeled pixels of those images
+    read: int = 0  #: masks read
     ignored: int = 0  #: pixels without a class
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  #: images by (height, width)
 
@@ -58,6 +57,16 @@ class Inspection:
     def absent(self) -> list[str]:
         """Classes that no mask shows."""
         return [name for name, count in zip(self.class_names, self.shown_in, strict=True) if count == 0]
+
+    def count(self, mask: UInt8[np.ndarray, "h w"]) -> None:
+        """Add one mask to the figures."""
+        counts = np.bincount(mask.ravel(), minlength=256)
+        here = counts[: len(self.class_names)]
+        self.read += 1
+        self.pixels += here
+        self.shown_in += here > 0
+        self.pixels_beside += (here > 0) * here.sum()
+        self.ignored += int(counts.sum() - here.sum())
 
     def class_weights(self) -> list[float]:
         """Median frequency balancing: median frequency / frequency, among the images that show the class.
@@ -86,33 +95,18 @@ def inspect(
     """
     samples, labels = datamodule.samples(split), datamodule.labels()
     chosen = spaced(samples, limit)
-    n = datamodule.num_classes
-    zeros = np.zeros(n, np.int64)
-    found = Inspection(
-        datamodule.name, split, datamodule.class_names, len(samples), 0, zeros, zeros.copy(), zeros.copy()
-    )
+    pixels, shown_in, beside = (np.zeros(datamodule.num_classes, np.int64) for _ in range(3))
+    found = Inspection(datamodule.name, split, datamodule.class_names, len(samples), pixels, shown_in, beside)
     for done, sample in enumerate(chosen, start=1):
         if sample.mask is None:
-            with Image.open(sample.image) as image:
-                found.sizes[image.height, image.width] += 1
+            height, width = read_image(sample.image).shape[:2]
         else:
             _, mask = read_pair(sample, labels)
-            count_mask(found, mask)
+            height, width = mask.shape
+            found.count(mask)
+        found.sizes[height, width] += 1
         tick(done, len(chosen))
     return found
-
-
-def count_mask(found: Inspection, mask: UInt8[np.ndarray, "h w"]) -> None:
-    """Add one mask to the figures."""
-    n = len(found.class_names)
-    counts = np.bincount(mask.ravel(), minlength=256)
-    here, shown = counts[:n], counts[:n] > 0
-    found.read += 1
-    found.pixels += here
-    found.shown_in += shown
-    found.pixels_beside += shown * here.sum()
-    found.ignored += int(counts[n:].sum())
-    found.sizes[mask.shape[0], mask.shape[1]] += 1
 
 
 def spaced(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
@@ -122,7 +116,7 @@ def spaced(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
     return [samples[i * len(samples) // limit] for i in range(limit)]
 
 
-def report(found: Inspection, most_classes: int = 200) -> str:
+def report(found: Inspection) -> str:
     """Write the figures for people, the most frequent class first."""
     lines = [f"{found.name}, split {found.split}: {found.images} images, {found.read} masks read"]
     lines.append(f"  sizes      {describe_sizes(found.sizes)}")
@@ -134,7 +128,7 @@ def report(found: Inspection, most_classes: int = 200) -> str:
     width = max(map(len, found.class_names))
     lines.append(f"\n  {'class':<{width + 5}} {'pixels':>9} {'images':>7}  weight")
     weights = found.class_weights()
-    for label in np.argsort(-found.pixels, kind="stable")[:most_classes].tolist():
+    for label in np.argsort(-found.pixels, kind="stable").tolist():
         if found.shown_in[label]:
             bar = "#" * round(30 * found.frequencies[label])
             lines.append(
@@ -148,26 +142,23 @@ def report(found: Inspection, most_classes: int = 200) -> str:
 
 def describe_sizes(sizes: Counter[tuple[int, int]]) -> str:
     """Say how large the images are."""
-    if len(sizes) == 1:
-        ((h, w),) = sizes
-        return f"all {w}x{h}"
-    heights, widths = ([size[axis] for size in sizes.elements()] for axis in (0, 1))
     (h, w), count = sizes.most_common(1)[0]
-    middle = f"{statistics.median(widths):.0f}x{statistics.median(heights):.0f}"
+    if len(sizes) == 1:
+        return f"all {w}x{h}"
+    heights, widths = zip(*sizes, strict=True)
     return (
-        f"{min(widths)}..{max(widths)} wide, {min(heights)}..{max(heights)} high, median {middle}; {len(sizes)} "
-        f"different ones, most often {w}x{h} ({count} images)"
+        f"{min(widths)}..{max(widths)} wide, {min(heights)}..{max(heights)} high; {len(sizes)} different ones, "
+        f"most often {w}x{h} ({count} images)"
     )
 
 
 def write_weights(found: Inspection, path: Path) -> None:
     """Write class weights and frequencies as YAML; ``loss.class_weights`` takes the list."""
     weights = found.class_weights()
+    columns = zip(found.class_names, weights, found.frequencies, found.shown_in, strict=True)
     by_class = {
         name: {"weight": weight, "share": float(f"{share:.4g}"), "images": int(count)}
-        for name, weight, share, count in zip(
-            found.class_names, weights, found.frequencies, found.shown_in, strict=True
-        )
+        for name, weight, share, count in columns
     }
     text = (
         f"# Median frequency balancing over {found.read} masks of {found.name}, split {found.split}.\n"
@@ -182,30 +173,21 @@ def written(weights: Sequence[float]) -> str:
     return f"[{','.join(f'{weight:g}' for weight in weights)}]"
 
 
-def choose(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
-    """Draw some samples, in the order of the split."""
-    places = np.random.default_rng(seed).permutation(len(samples))[:count]
-    return [samples[place] for place in sorted(places.tolist())]
-
-
 def contact_sheet(datamodule: SegmentationDataModule, split: str, *, pictures: int = 12, seed: int = 0) -> Image.Image:
     """Draw images, their masks laid over them and the masks alone, two images a row, with a legend."""
-    samples, labels = datamodule.samples(split), datamodule.labels()
+    samples, labels, palette = datamodule.samples(split), datamodule.labels(), datamodule.palette
+    drawn = sorted(np.random.default_rng(seed).permutation(len(samples))[:pictures].tolist())
     shown: list[tuple[str, list[UInt8[np.ndarray, "h w 3"]]]] = []
     masks = []
-    for sample in choose(samples, pictures, seed):
-        if sample.mask is None:
-            with Image.open(sample.image) as image:
-                pixels = np.asarray(image.convert("RGB"))
-            size = fit_size(pixels.shape[0], pixels.shape[1], CELL)
-            shown.append((sample.name, [resize(pixels, *size)]))
-            continue
-        pixels, mask = read_pair(sample, labels)
-        size = fit_size(mask.shape[0], mask.shape[1], CELL)
-        small, classes = resize(pixels, *size), resize_labels(mask, *size)
-        masks.append(mask)
-        over = overlay(small, classes, datamodule.palette, alpha=0.6)
-        shown.append((sample.name, [small, over, colorize(classes, datamodule.palette)]))
+    for sample in (samples[place] for place in drawn):
+        pixels = read_image(sample.image)
+        size = fit_size(pixels.shape[0], pixels.shape[1], CELL)
+        row = [resize(pixels, *size)]
+        if sample.mask is not None:
+            masks.append(read_pair(sample, labels)[1])
+            classes = resize_labels(masks[-1], *size)
+            row += [overlay(row[0], classes, palette, alpha=0.6), colorize(classes, palette)]
+        shown.append((sample.name, row))
     columns = ["image", "overlaid", "mask"] if masks else ["image"]
     abreast = min(2 if masks else 4, len(shown))
     rows = [
@@ -213,13 +195,11 @@ def contact_sheet(datamodule: SegmentationDataModule, split: str, *, pictures: i
         for group in (shown[i : i + abreast] for i in range(0, len(shown), abreast))
     ]
     width = sheet_width(len(columns) * abreast, CELL)
-    footer = legend_of(masks, datamodule.class_names, datamodule.palette, width=width - 40) if masks else None
-    subtitle = f"{len(shown)} of {len(samples)} images, drawn at random; {datamodule.num_classes} classes"
     return sheet(
         rows,
         columns * abreast,
         title=f"{datamodule.name}: {split}",
-        subtitle=subtitle,
-        footer=footer,
+        subtitle=f"{len(shown)} of {len(samples)} images, drawn at random; {datamodule.num_classes} classes",
+        footer=legend_of(masks, datamodule.class_names, palette, width=width - 40) if masks else None,
         cell=CELL,
     )

@@ -14,18 +14,15 @@ from emanet.common.errors import ConfigError
 from emanet.common.seeding import mix
 from emanet.data.reading import Labels, Sample, check_same_size, read_image
 from emanet.data.sampling import Position
-from emanet.data.transforms import EvalTransform
+from emanet.data.transforms import Normalize, TrainTransform
 
 Pair: TypeAlias = tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]
 ReadPair: TypeAlias = Callable[[Sample], Pair]
 Corrupt: TypeAlias = Callable[[UInt8[np.ndarray, "h w 3"], str], UInt8[np.ndarray, "h w 3"]]
 
 
-Augment: TypeAlias = Callable[[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"], int], tuple[Tensor, Tensor]]
-
-
 class Item(TypedDict, total=False):
-    """One image of a batch; a training crop may be bytes, see :class:`emanet.data.finish.Finish`."""
+    """One image of a batch; a training crop is bytes until :class:`emanet.data.transforms.Finish` has seen it."""
 
     image: Float32[Tensor, "3 h w"] | UInt8[Tensor, "h w 3"]
     mask: Int64[Tensor, "h w"] | UInt8[Tensor, "h w"]
@@ -33,9 +30,9 @@ class Item(TypedDict, total=False):
 
 
 class TrainDataset(Dataset[Item]):
-    """Augmented crops; an item is a function of (seed, epoch, index) only."""
+    """Augmented crops as bytes; an item is a function of (seed, epoch, index) only."""
 
-    def __init__(self, samples: Sequence[Sample], read: ReadPair, transform: Augment, seed: int):
+    def __init__(self, samples: Sequence[Sample], read: ReadPair, transform: TrainTransform, seed: int):
         self.samples, self.read, self.transform, self.seed = samples, read, transform, seed
 
     def __len__(self) -> int:
@@ -52,12 +49,13 @@ class TrainDataset(Dataset[Item]):
 
 
 class EvalDataset(Dataset[Item]):
-    """Whole images at their own size; ``corrupt`` may change the 8-bit image, given its name."""
+    """Whole images, normalized at their own size (inference pads to the stride).
 
-    def __init__(
-        self, samples: Sequence[Sample], read: ReadPair, transform: EvalTransform, corrupt: Corrupt | None = None
-    ):
-        self.samples, self.read, self.transform, self.corrupt = samples, read, transform, corrupt
+    ``corrupt`` may change the 8-bit image, given its name.
+    """
+
+    def __init__(self, samples: Sequence[Sample], read: ReadPair, normalize: Normalize, corrupt: Corrupt | None = None):
+        self.samples, self.read, self.normalize, self.corrupt = samples, read, normalize, corrupt
 
     def __len__(self) -> int:
         """Count the images."""
@@ -67,11 +65,14 @@ class EvalDataset(Dataset[Item]):
         """Read image ``index``, and its mask where it has one."""
         sample = self.samples[index]
         if sample.mask is None:
-            return {"image": self.transform(read_image(sample.image)), "name": sample.name}
+            return {"image": self._input(read_image(sample.image)), "name": sample.name}
         image, mask = self.read(sample)
         if self.corrupt is not None:
             image = self.corrupt(image, sample.name)
-        return {"image": self.transform(image), "mask": torch.from_numpy(mask).long(), "name": sample.name}
+        return {"image": self._input(image), "mask": torch.from_numpy(mask).long(), "name": sample.name}
+
+    def _input(self, image: UInt8[np.ndarray, "h w 3"]) -> Float32[Tensor, "3 h w"]:
+        return torch.from_numpy(self.normalize(image))
 
 
 def read_pair(sample: Sample, labels: Labels) -> Pair:

@@ -3,8 +3,8 @@
 EXIF orientation is ignored everywhere: the masks of all benchmarks are drawn over the pixels as stored.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -40,6 +40,21 @@ class Sample(NamedTuple):
     mask: Path | None
 
 
+@contextmanager
+def legible(path: Path) -> Iterator[None]:
+    """Turn what Pillow and SciPy raise for a missing or broken file into a DatasetError that names it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path}: no such file; {_FETCH_AGAIN}, or check dataset.root.") from error
+    except (OSError, SyntaxError, ValueError, TypeError, EOFError, NotImplementedError, MatReadError) as error:
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
+        size = path.stat().st_size
+        raise DatasetError(
+            f"{path}: cannot be read ({reason}; {size} bytes), probably truncated; {_FETCH_AGAIN}."
+        ) from error
+
+
 def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """Read an image file as RGB, as stored (EXIF orientation ignored).
 
@@ -49,22 +64,16 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     Raises:
         DatasetError: missing, truncated, unreadable, or more than 8 bits per channel.
     """
-    data = _read_bytes(path)
-    try:
-        with Image.open(BytesIO(data)) as header:
-            end = _END.get(header.format or "")
-            if header.mode in ("RGB", "L") and end and data.rstrip(b"\0").endswith(end):
-                flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-                pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-                if pixels is not None:
-                    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels).astype(np.uint8, copy=False)
-            if header.mode.startswith(("I", "F")):
-                raise DatasetError(
-                    f"{path}: image mode {header.mode}, more than 8 bits per channel; convert it to 8-bit."
-                )
-            return np.array(header.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
-        raise _broken(path, error) from error
+    with legible(path), Image.open(BytesIO(data := path.read_bytes())) as header:
+        end = _END.get(header.format or "")
+        if header.mode in ("RGB", "L") and end and data.rstrip(b"\0").endswith(end):
+            flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+            if pixels is not None:
+                return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels).astype(np.uint8, copy=False)
+        if header.mode.startswith(("I", "F")):
+            raise DatasetError(f"{path}: image mode {header.mode}, more than 8 bits per channel; convert it to 8-bit.")
+        return np.array(header.convert("RGB"))
 
 
 def read_index_png(path: Path) -> UInt8[np.ndarray, "h w"]:
@@ -73,46 +82,36 @@ def read_index_png(path: Path) -> UInt8[np.ndarray, "h w"]:
     Raises:
         DatasetError: missing or truncated, a JPEG (its compression invents labels), or a color image.
     """
-    try:
-        with Image.open(BytesIO(_read_bytes(path))) as mask:
-            if mask.format == "JPEG":
-                raise DatasetError(
-                    f"{path}: a mask stored as JPEG, whose compression changes labels at every edge; "
-                    "export the masks again as PNG."
-                )
-            if mask.mode not in ("P", "L", "1", "I", "I;16"):
-                raise DatasetError(
-                    f"{path}: a mask with color channels (mode {mask.mode}) where label numbers are needed; "
-                    "save it as a palette or gray PNG of class numbers, or give a color table "
-                    "(dataset.mask_encoding=rgb with dataset.colors, for dataset=folder)."
-                )
-            labels = np.array(mask)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise _broken(path, error) from error
-    if labels.dtype != np.uint8:
-        if labels.size and int(labels.max()) > IGNORE:
-            raise DatasetError(f"{path}: label {int(labels.max())} in a 16-bit mask; labels must lie in 0..255.")
-        labels = labels.astype(np.uint8)
-    return labels
+    with legible(path), Image.open(BytesIO(path.read_bytes())) as mask:
+        if mask.format == "JPEG":
+            raise DatasetError(
+                f"{path}: a mask stored as JPEG, whose compression changes labels at every edge; "
+                "export the masks again as PNG."
+            )
+        if mask.mode not in ("P", "L", "1", "I", "I;16"):
+            raise DatasetError(
+                f"{path}: a mask with color channels (mode {mask.mode}) where label numbers are needed; "
+                "save it as a palette or gray PNG of class numbers, or give a color table "
+                "(dataset.mask_encoding=rgb with dataset.colors, for dataset=folder)."
+            )
+        labels = np.array(mask)
+    if (most := int(labels.max())) > IGNORE:
+        raise DatasetError(f"{path}: label {most} in a 16-bit mask; labels must lie in 0..255.")
+    return labels.astype(np.uint8, copy=False)
 
 
-def read_mat(path: Path, *keys: str) -> Integer[np.ndarray, "h w"]:
-    """Read a label map from a MATLAB file: ``keys`` lead from the file to the array through its structures.
-
-    ``read_mat(path, "LabelMap")`` for PASCAL Context, ``read_mat(path, "GTcls", "Segmentation")`` for SBD.
-    """
-    _must_exist(path)
-    try:
-        value: Any = loadmat(str(path), variable_names=[keys[0]], squeeze_me=True, struct_as_record=False)[keys[0]]
-        for key in keys[1:]:
-            value = getattr(value, key)
-    except (KeyError, AttributeError) as error:
-        raise DatasetError(f"{path}: no variable {'.'.join(keys)} in this MATLAB file; {_FETCH_AGAIN}.") from error
-    except (OSError, ValueError, TypeError, EOFError, NotImplementedError, MatReadError) as error:
-        raise _broken(path, error) from error
+def read_mat(path: Path, variable: str) -> Integer[np.ndarray, "h w"]:
+    """Read a label map from a MATLAB file; dots lead through structures, as in SBD's ``GTcls.Segmentation``."""
+    first, *fields = variable.split(".")
+    with legible(path):
+        value: Any = loadmat(str(path), variable_names=[first], squeeze_me=True, struct_as_record=False).get(first)
+    for field in fields:
+        value = getattr(value, field, None)
     labels = np.asarray(value)
+    if value is None:
+        raise DatasetError(f"{path}: no variable {variable} in this MATLAB file; {_FETCH_AGAIN}.")
     if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.number):
-        raise DatasetError(f"{path}: {'.'.join(keys)} is {labels.dtype} of shape {labels.shape}, not a label map.")
+        raise DatasetError(f"{path}: {variable} is {labels.dtype} of shape {labels.shape}, not a label map.")
     return labels if np.issubdtype(labels.dtype, np.integer) else labels.astype(np.int64)
 
 
@@ -124,9 +123,9 @@ def make_lut(mapping: Mapping[int, int], *, size: int = 256) -> UInt8[np.ndarray
     return lut
 
 
-def class_lut(num_classes: int, ignore: Iterable[int] = (IGNORE,)) -> UInt8[np.ndarray, " n"]:
-    """Build the table of masks that already hold classes: 0..num_classes-1 stay, ``ignore`` values become 255."""
-    return make_lut({label: label for label in range(num_classes)} | {int(raw): IGNORE for raw in ignore})
+def class_lut(num_classes: int, ignore: int = IGNORE) -> UInt8[np.ndarray, " n"]:
+    """Build the table of masks that already hold classes: 0..num_classes-1 stay, the value ``ignore`` becomes 255."""
+    return make_lut({label: label for label in range(num_classes)} | {ignore: IGNORE})
 
 
 def apply_lut(
@@ -143,12 +142,11 @@ def apply_lut(
         known = (labels >= 0) & (labels < len(lut))
         classes = np.where(known, lut[np.where(known, labels, 0)], np.uint8(UNMAPPED))
     if (bad := classes == UNMAPPED).any():
-        values = np.unique(labels[bad])
-        shown = ", ".join(map(str, values[:8].tolist())) + (", ..." if len(values) > 8 else "")
+        values = np.unique(labels[bad]).tolist()
         raise DatasetError(
-            f"{path}: label {shown} in {int(bad.sum())} pixels belongs to none of the {num_classes} classes and is not "
-            "ignored. Check that dataset.root holds the original labels and that the number of classes is right; "
-            "for your own data, dataset.class_map says what such a value means, dataset.ignore_label which is ignored."
+            f"{path}: label {some(values)} in {int(bad.sum())} pixels belongs to none of the {num_classes} classes "
+            "and is not ignored. Check that dataset.root holds the original labels and that the number of classes is "
+            "right; for your own data, dataset.class_map says what a value means, dataset.ignore_label what is ignored."
         )
     return classes
 
@@ -202,36 +200,17 @@ def check_same_size(image: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "
 
 def lost_files(samples: Iterable[Sample]) -> list[Path]:
     """Files of the samples that do not exist, from one listing per folder: a stat each is slow on a network disk."""
-    wanted: dict[Path, set[str]] = defaultdict(set)
-    for sample in samples:
-        for path in (sample.image, sample.mask):
-            if path is not None:
-                wanted[path.parent].add(path.name)
-    return [
-        folder / name
-        for folder, names in wanted.items()
-        for name in sorted(names - ({entry.name for entry in folder.iterdir()} if folder.is_dir() else set()))
-    ]
+    wanted = {path for sample in samples for path in (sample.image, sample.mask) if path is not None}
+    folders = {path.parent for path in wanted}
+    return sorted(wanted.difference(*(folder.iterdir() for folder in folders if folder.is_dir())))
+
+
+def some(things: Sequence[Any]) -> str:
+    """Write the first three of a list."""
+    return ", ".join(map(str, things[:3])) + (", ..." if len(things) > 3 else "")
 
 
 def read_lines(path: Path) -> list[str]:
     """Read a list file: one entry a line, blank lines dropped."""
-    _must_exist(path)
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
-def _read_bytes(path: Path) -> bytes:
-    _must_exist(path)
-    return path.read_bytes()
-
-
-def _must_exist(path: Path) -> None:
-    if not path.is_file():
-        raise DatasetError(f"{path}: no such file; {_FETCH_AGAIN}, or check dataset.root.")
-
-
-def _broken(path: Path, error: Exception) -> DatasetError:
-    reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
-    return DatasetError(
-        f"{path}: cannot be read ({reason}; {path.stat().st_size} bytes), probably truncated; {_FETCH_AGAIN}."
-    )
+    with legible(path):
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -45,8 +45,7 @@ class EpochBatchSampler(Sampler[list[Position]]):
         accumulate: int = 1,
         drop_last: bool = True,
     ):
-        self.length, self.batch_size, self.seed = length, batch_size, seed
-        self.rank, self.world = rank, world
+        self.length, self.batch_size, self.seed, self.rank, self.world = length, batch_size, seed, rank, world
         global_batch = batch_size * world * accumulate
         steps = length // global_batch if drop_last else -(-length // global_batch)
         self.batches = steps * accumulate
@@ -122,27 +121,20 @@ class ResumableLoader(DataLoader[Any]):
             yield batch
 
 
-class EvalSampler(Sampler[int]):
+def evaluated(length: int, *, rank: int = 0, world: int = 1) -> range:
     """Every world-th image from ``rank`` on: over all ranks each image exactly once, none repeated to even them out.
 
     Lightning's own sampler pads the last round with repeated images, which would count twice in the mIoU.
+
+    Raises:
+        DatasetError: if there are fewer images than ranks.
     """
-
-    def __init__(self, length: int, *, rank: int = 0, world: int = 1):
-        if length < world:
-            raise DatasetError(
-                f"{length} images to evaluate on {world} devices leave some device without any, which would wait for "
-                "ever at the sum over devices; use at most as many devices as images (trainer.devices)."
-            )
-        self.indices = range(rank, length, world)
-
-    def __iter__(self) -> Iterator[int]:
-        """Yield this rank's indices in order."""
-        return iter(self.indices)
-
-    def __len__(self) -> int:
-        """Count this rank's images."""
-        return len(self.indices)
+    if length < world:
+        raise DatasetError(
+            f"{length} images to evaluate on {world} devices leave some device without any, which would wait for "
+            "ever at the sum over devices; use at most as many devices as images (trainer.devices)."
+        )
+    return range(rank, length, world)
 
 
 def per_device_batch(batch_size: int, *, world: int, accumulate: int) -> int:

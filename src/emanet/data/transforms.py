@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import torch
 from albumentations.core.type_definitions import Targets
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from emanet.data.crop import ScaleCrop, Window
@@ -36,32 +36,15 @@ class RecipeCrop(A.DualTransform):
     """:class:`emanet.data.crop.ScaleCrop` as a transform of albumentations; pads to the whole square.
 
     Args:
-        size, scales, flip: see there.
+        crop: draws the window and cuts it out.
         fill: color of the padding while the image has 8 bits; in the mask it is PADDING.
-        p: part of albumentations' interface; leave it at 1, crops of a batch must have one size.
     """
 
     _targets = (Targets.IMAGE, Targets.MASK)
 
-    class InitSchema(A.DualTransform.InitSchema):
-        """Argument types, as albumentations wants them."""
-
-        size: int
-        scales: tuple[float, ...]
-        flip: float
-        fill: tuple[int, int, int]
-
-    def __init__(
-        self,
-        size: int,
-        scales: tuple[float, ...],
-        flip: float = 0.5,
-        fill: tuple[int, int, int] = (124, 116, 104),
-        p: float = 1.0,
-    ):
-        super().__init__(p=p)
-        self.size, self.scales, self.flip, self.fill = size, scales, flip, fill
-        self.crop = ScaleCrop(size, scales, flip)
+    def __init__(self, crop: ScaleCrop, fill: tuple[int, ...]):
+        super().__init__(p=1.0)  # always: the crops of a batch have one size
+        self.crop, self.fill = crop, fill
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         """Draw the window."""
@@ -75,15 +58,9 @@ class RecipeCrop(A.DualTransform):
         """Scale, crop, flip and pad the mask."""
         return self._padded(self.crop.labels(mask, window), window, PADDING)
 
-    def get_transform_init_args_names(self) -> tuple[str, ...]:
-        """Names of the constructor's arguments, for albumentations' repr."""
-        return ("size", "scales", "flip", "fill")
-
     def _padded(self, array: np.ndarray, window: Window, value: Any) -> np.ndarray:
         """Pad at the bottom and at the right, which a flip has made the left."""
-        bottom, side = (self.size - length for length in array.shape[:2])
-        if bottom == side == 0:
-            return array
+        bottom, side = (self.crop.size - length for length in array.shape[:2])
         left, right = (side, 0) if window.flip else (0, side)
         return cv2.copyMakeBorder(array, 0, bottom, left, right, cv2.BORDER_CONSTANT, value=value)
 
@@ -108,19 +85,16 @@ class Normalize:
         levels = np.arange(256)[:, None] / 255
         self.table = ((levels - np.asarray(mean)) / np.asarray(std)).astype(np.float32).T.copy()
 
-    def __call__(
-        self, image: UInt8[np.ndarray, "h w 3"], out: Float32[np.ndarray, "3 h w"] | None = None
-    ) -> Float32[np.ndarray, "3 h w"]:
-        """Normalize one image, into ``out`` if given: any part of an array whose rows are contiguous."""
-        if out is None:
-            out = np.empty((3, *image.shape[:2]), np.float32)
+    def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "3 h w"]:
+        """Normalize one image."""
+        out = np.empty((3, *image.shape[:2]), np.float32)
         for channel, plane in enumerate(cv2.split(image)):
             cv2.LUT(plane, self.table[channel], dst=out[channel])
         return out
 
 
 class TrainTransform:
-    """Scale, crop, flip, pad, extras, normalize; padding ends as exact 0 in the image and 255 in the mask.
+    """Scale, crop, flip, pad, extras: an 8-bit crop and its mask, which :class:`Finish` normalizes.
 
     Every draw comes from one generator per call that ``seed`` starts: the result is a function of image and seed
     only, in any process. (Compose.set_random_seed would start *each* transform with the same seed and so couple
@@ -130,9 +104,9 @@ class TrainTransform:
         crop_size: side of the crop in pixels.
         scales: factors to draw from.
         flip: probability of a horizontal flip.
+        mean: of the normalized input, in units of 0..1, RGB; the color of the padding that extra transforms see.
         extra_transforms: built albumentations transforms, applied to the 8-bit crop after the flip. Pixels that
             they invent count as padding, unless ``fill_mask`` names a class above 0; see :func:`mark_invented`.
-        mean, std: of the normalized input, in units of 0..1, RGB.
     """
 
     def __init__(
@@ -142,51 +116,41 @@ class TrainTransform:
         scales: Sequence[float],
         flip: float,
         mean: Sequence[float],
-        std: Sequence[float],
         extra_transforms: Sequence[Transform] = (),
     ):
-        red, green, blue = (round(255 * value) for value in mean)
         mark_invented(extra_transforms)
-        crop = RecipeCrop(crop_size, tuple(scales), flip, (red, green, blue))
+        crop = RecipeCrop(ScaleCrop(crop_size, scales, flip), tuple(round(255 * value) for value in mean))
         self.compose = A.Compose([crop, *extra_transforms], is_check_shapes=False)
-        self.normalize = Normalize(mean, std)
 
     def __call__(
         self, image: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "h w"], seed: int
-    ) -> tuple[Float32[Tensor, "3 s s"], Int64[Tensor, "s s"]]:
-        """Augment one image and its mask."""
-        crop, labels = self._augmented(image, mask, seed)
-        pixels, padded = self.normalize(crop), labels == PADDING
-        if padded.any():
-            np.copyto(pixels, 0, where=padded)
-            labels = np.where(padded, np.uint8(IGNORE), labels)
-        return torch.from_numpy(pixels), torch.from_numpy(labels).long()
-
-    def unfinished(
-        self, image: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "h w"], seed: int
     ) -> tuple[UInt8[Tensor, "s s 3"], UInt8[Tensor, "s s"]]:
-        """Augment alone: the same crop, of which :class:`emanet.data.finish.Finish` makes the same numbers."""
-        pixels, labels = self._augmented(image, mask, seed)
-        return torch.from_numpy(pixels), torch.from_numpy(labels)
-
-    def _augmented(
-        self, image: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "h w"], seed: int
-    ) -> tuple[UInt8[np.ndarray, "s s 3"], UInt8[np.ndarray, "s s"]]:
-        """The whole crop, its padding marked in the mask."""
+        """Augment one image and its mask, in which PADDING marks the padding."""
         self.compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
         out = self.compose(force_apply=True, image=image, mask=mask)  # forced: it draws nothing for itself
-        return out["image"], out["mask"]
+        return torch.from_numpy(out["image"]), torch.from_numpy(out["mask"])
 
 
-class EvalTransform:
-    """Normalize the whole image at its own size; nothing is resized or padded (inference pads to the stride)."""
+class Finish:
+    """8-bit crops to the network's input: normalized, padding exactly 0 in the image and 255 in the mask.
+
+    On the way to the device that does this a pixel takes 4 bytes instead of 20.
+    """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
-        self.normalize = Normalize(mean, std)
+        self.table = torch.from_numpy(Normalize(mean, std).table)
 
-    def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Float32[Tensor, "3 h w"]:
-        """Normalize one image."""
-        return torch.from_numpy(self.normalize(image))
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Finish ``image`` (b,h,w,3) and ``mask`` (b,h,w) of bytes; a batch of floats is returned as it is."""
+        pixels, labels = batch["image"], batch.get("mask")
+        if pixels.dtype != torch.uint8 or labels is None:
+            return batch
+        self.table = self.table.to(pixels.device)
+        channels = zip(self.table, pixels.unbind(-1), strict=True)
+        image = torch.stack([levels[channel.int()] for levels, channel in channels], dim=1)
+        padded = labels == PADDING
+        image.masked_fill_(padded[:, None], 0)
+        return batch | {"image": image, "mask": labels.long().masked_fill_(padded, IGNORE)}
 
 
 def blurred(image: UInt8[np.ndarray, "h w 3"], sigma: float) -> UInt8[np.ndarray, "h w 3"]:

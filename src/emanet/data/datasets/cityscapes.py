@@ -1,7 +1,6 @@
 """Cityscapes fine annotations, 19 classes (Cordts et al., CVPR 2016)."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -30,13 +29,9 @@ SPLIT_SIZES = {"train": 2975, "val": 500, "test": 1525}
 class Cityscapes(SegmentationDataModule):
     """Cityscapes; ``root`` holds ``leftImg8bit/<split>/<city>`` and ``gtFine/<split>/<city>``; test without masks."""
 
-    name = "cityscapes"
+    name, class_names, palette = "cityscapes", CLASSES, PALETTE
     splits = tuple(SPLIT_SIZES)
     split_sizes: Mapping[str, int] = SPLIT_SIZES
-
-    def __init__(self, **options: Any):
-        super().__init__(**options)
-        self.class_names, self.palette = CLASSES, PALETTE
 
     def labels(self) -> Labels:
         """Read labelIds and map them to the 19 trainIds."""

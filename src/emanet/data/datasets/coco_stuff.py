@@ -4,15 +4,12 @@ Of the label numbers 1..182, eleven never occur; the 171 others in rising order 
 """
 
 from collections.abc import Mapping
-from pathlib import Path
+from functools import partial
 from typing import Any
-
-import numpy as np
-from jaxtyping import Integer
 
 from emanet.data.datamodule import SegmentationDataModule
 from emanet.data.palettes import spread_palette
-from emanet.data.reading import IGNORE, Labels, Sample, TableLabels, make_lut, read_index_png, read_lines, read_mat
+from emanet.data.reading import IGNORE, Labels, Sample, TableLabels, make_lut, read_lines, read_mat
 
 ABSENT = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
 """Label numbers (counted from 1) that are in no annotation."""
@@ -50,21 +47,10 @@ LUT_164K = make_lut({255: IGNORE} | {label - 1: index for index, label in enumer
 """Pixels of the 164K maps: 0..181, 255 unlabeled."""
 
 
-def read_stuff_mat(path: Path) -> Integer[np.ndarray, "h w"]:
-    """Read the label map S of a COCO-Stuff 10K file."""
-    return read_mat(path, "S")
-
-
-class _COCOStuff(SegmentationDataModule):
-    def __init__(self, **options: Any):
-        super().__init__(**options)
-        self.class_names, self.palette = CLASSES, PALETTE
-
-
-class COCOStuff10K(_COCOStuff):
+class COCOStuff10K(SegmentationDataModule):
     """COCO-Stuff 10K v1.1; ``root`` holds ``images``, ``annotations``, ``imageLists``; splits train, test, all."""
 
-    name = "coco_stuff"
+    name, class_names, palette = "coco_stuff", CLASSES, PALETTE
     splits = ("train", "test", "all")
     split_sizes: Mapping[str, int] = {"train": 9000, "test": 1000, "all": 10000}
 
@@ -75,7 +61,7 @@ class COCOStuff10K(_COCOStuff):
 
     def labels(self) -> Labels:
         """Read S of 0..182."""
-        return TableLabels(LUT_10K, len(CLASSES), read_stuff_mat)
+        return TableLabels(LUT_10K, len(CLASSES), partial(read_mat, variable="S"))
 
     def find(self, split: str) -> list[Sample]:
         """List a split."""
@@ -84,19 +70,19 @@ class COCOStuff10K(_COCOStuff):
         return [Sample(name, images / f"{name}.jpg", masks / f"{name}.mat") for name in names]
 
 
-class COCOStuff164K(_COCOStuff):
+class COCOStuff164K(SegmentationDataModule):
     """COCO-Stuff 164K: the images of COCO 2017 with the PNGs of ``stuffthingmaps_trainval2017``.
 
     ``root`` holds ``train2017`` and ``val2017`` (or ``images/...``) and the maps under
     ``stuffthingmaps_trainval2017``, ``stuffthingmaps``, ``annotations``, or unpacked beside the images.
     """
 
-    name = "coco_stuff_164k"
+    name, class_names, palette = "coco_stuff_164k", CLASSES, PALETTE
     split_sizes: Mapping[str, int] = {"train": 118287, "val": 5000}
 
     def labels(self) -> Labels:
         """Read maps of 0..181 with 255 = unlabeled."""
-        return TableLabels(LUT_164K, len(CLASSES), read_index_png)
+        return TableLabels(LUT_164K, len(CLASSES))
 
     def find(self, split: str) -> list[Sample]:
         """List a split: every image of the folder."""

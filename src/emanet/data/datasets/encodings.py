@@ -1,13 +1,12 @@
 """Masks of own data that are not class numbers: colors, or one file per class."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
 from emanet.common.errors import ConfigError, DatasetError
-from emanet.data.reading import IGNORE, Sample, read_image, read_index_png, require_mask
+from emanet.data.reading import IGNORE, Sample, read_image, read_index_png, require_mask, some
 
 
 class ColorLabels:
@@ -73,7 +72,3 @@ def _pack(color: Sequence[int]) -> int:
     if len(color) != 3 or not all(0 <= value <= 255 for value in color):
         raise ConfigError(f"a color is three numbers 0..255, got {list(color)}.")
     return (color[0] << 16) + (color[1] << 8) + color[2]
-
-
-def some(things: Sequence[Any]) -> str:
-    return ", ".join(map(str, things[:3])) + (", ..." if len(things) > 3 else "")

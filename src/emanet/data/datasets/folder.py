@@ -22,7 +22,7 @@ from jaxtyping import UInt8
 from emanet.common.errors import ConfigError, DatasetError
 from emanet.common.seeding import mix
 from emanet.data.datamodule import SegmentationDataModule
-from emanet.data.datasets.encodings import ColorLabels, FolderLabels, some
+from emanet.data.datasets.encodings import ColorLabels, FolderLabels
 from emanet.data.palettes import spread_palette
 from emanet.data.reading import (
     IGNORE,
@@ -35,6 +35,7 @@ from emanet.data.reading import (
     make_lut,
     read_index_png,
     read_lines,
+    some,
 )
 
 log = logging.getLogger(__name__)
@@ -87,14 +88,11 @@ class Folder(SegmentationDataModule):
         self.lut = self._table(ignore_label, class_map or {})
         self.palette = spread_palette(self.num_classes)
         if mask_encoding == "rgb":
-            lacking = [name for name in self.class_names if name not in self.colors]
-            if lacking:
+            if lacking := [name for name in self.class_names if name not in self.colors]:
                 raise ConfigError(
                     f"mask_encoding=rgb needs a color for each class in dataset.colors, not for {lacking}."
                 )
             self.palette = np.array([self.colors[name] for name in self.class_names], np.uint8)
-        elif mask_encoding not in ("index", "folders"):
-            raise ConfigError(f"dataset.mask_encoding is index, rgb or folders; got '{mask_encoding}'.")
 
     def labels(self) -> Labels:
         """Read masks in the chosen encoding."""
@@ -134,13 +132,12 @@ class Folder(SegmentationDataModule):
 
     def samples(self, split: str) -> list[Sample]:
         """Return the samples of a split; warn once of masks of one class, and of images both trained and scored on."""
-        known = split in self._samples
-        samples = super().samples(split)
-        if not known and samples[0].mask is not None:
-            self._warn_if_constant(split, samples)
-        if not known:
+        if split not in self._samples:
+            samples = super().samples(split)
+            if samples[0].mask is not None:
+                self._warn_if_constant(split, samples)
             self._warn_if_shared(split)
-        return samples
+        return self._samples[split]
 
     def _share(self, names: Sequence[str], split: str) -> list[str]:
         """Choose by a hash of the name, so that the same images stay in validation when others join."""
@@ -169,10 +166,9 @@ class Folder(SegmentationDataModule):
         """Compare the training split with those that are scored, once both are known."""
         train = self.stage_splits["fit"]
         for scored in {self.stage_splits["validate"], self.stage_splits["test"]} - {train}:
-            if split in (train, scored) and train in self._samples and scored in self._samples:
+            if split in (train, scored) and {train, scored} <= self._samples.keys():
                 trained = {sample.image for sample in self._samples[train]}
-                shared = [sample.name for sample in self._samples[scored] if sample.image in trained]
-                if shared:
+                if shared := [sample.name for sample in self._samples[scored] if sample.image in trained]:
                     log.warning(
                         "%d images are in split '%s' and in split '%s': %s; their scores say nothing about new images",
                         *(len(shared), train, scored, some(shared)),
@@ -199,7 +195,7 @@ class Folder(SegmentationDataModule):
             raise ConfigError(f"dataset.class_map leads to classes 0..{self.num_classes - 1} or 255, got {bad}.")
         if class_map:
             return make_lut({ignore_label: IGNORE} | dict(class_map))
-        return class_lut(self.num_classes, (ignore_label,))
+        return class_lut(self.num_classes, ignore_label)
 
 
 Colors = dict[str, Sequence[int]]

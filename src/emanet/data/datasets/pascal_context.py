@@ -9,27 +9,18 @@ With 60 classes 0 is background, with 59 background is ignored; never compare fi
 """
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Integer, UInt8
+from jaxtyping import UInt8
 
 from emanet.common.errors import ConfigError, DatasetError
 from emanet.data.datamodule import SegmentationDataModule
 from emanet.data.datasets.detail import AnnotatedImage, RunLengthLabels, read_annotations
 from emanet.data.palettes import spread_palette
-from emanet.data.reading import (
-    IGNORE,
-    UNMAPPED,
-    Labels,
-    Sample,
-    TableLabels,
-    make_lut,
-    read_lines,
-    read_mat,
-)
+from emanet.data.reading import IGNORE, UNMAPPED, Labels, Sample, TableLabels, make_lut, read_lines, read_mat
 
 CLASSES = (
     *("aeroplane", "bag", "bed", "bedclothes", "bench", "bicycle", "bird", "boat", "book", "bottle", "building"),
@@ -42,62 +33,9 @@ CLASSES = (
 """The 59 classes in alphabetical order, which is also the order of their category ids."""
 
 CATEGORY_IDS = (
-    *(
-        0,
-        2,
-        9,
-        18,
-        19,
-        22,
-        23,
-        25,
-        31,
-        33,
-        34,
-        44,
-        45,
-        46,
-        59,
-        65,
-        68,
-        72,
-        80,
-        85,
-        98,
-        104,
-        105,
-        113,
-        115,
-        144,
-        158,
-        159,
-    ),
-    *(
-        162,
-        187,
-        189,
-        207,
-        220,
-        232,
-        258,
-        259,
-        260,
-        284,
-        295,
-        296,
-        308,
-        324,
-        326,
-        347,
-        349,
-        354,
-        355,
-        360,
-        366,
-        368,
-        397,
-    ),
-    *(415, 416, 420, 424, 427, 440, 445, 454, 458),
+    *(0, 2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105, 113, 115, 144),
+    *(158, 159, 162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308, 324, 326, 347, 349, 354, 355),
+    *(360, 366, 368, 397, 415, 416, 420, 424, 427, 440, 445, 454, 458),
 )
 """Sorted ids of the json: the class is the rank, 0 the background (as PyTorch-Encoding and mmsegmentation have it)."""
 
@@ -130,8 +68,6 @@ class PascalContext(SegmentationDataModule):
     ):
         if num_classes not in (59, 60):
             raise ConfigError(f"pascal_context has 59 classes, or 60 with background; got num_classes={num_classes}.")
-        if label_source not in ("auto", "mat", "json"):
-            raise ConfigError(f"label_source is auto, mat or json; got '{label_source}'.")
         super().__init__(**options)
         self.class_names = CLASSES if num_classes == len(CLASSES) else ("background", *CLASSES)
         self.palette = spread_palette(len(CLASSES))
@@ -159,7 +95,7 @@ class PascalContext(SegmentationDataModule):
             return RunLengthLabels(self._annotations, self._fold(lut), self.num_classes)
         folder = self.first_existing(*self._places("trainval"))
         names = self.first_existing(folder / "labels.txt", folder.parent / "labels.txt", *self._places("labels.txt"))
-        return TableLabels(self._fold(lut_by_name(names)), self.num_classes, read_context_mat)
+        return TableLabels(self._fold(lut_by_name(names)), self.num_classes, partial(read_mat, variable="LabelMap"))
 
     def find(self, split: str) -> list[Sample]:
         """List a split: by the json's phase, else by VOC 2010's list of that name."""
@@ -175,13 +111,10 @@ class PascalContext(SegmentationDataModule):
 
     @property
     def _devkit(self) -> Path:
-        places = (self.root / "VOCdevkit" / "VOC2010", self.root / "VOC2010", self.root)
-        return self.first_existing(*(place / "JPEGImages" for place in places)).parent
+        return self.holding("JPEGImages", "VOCdevkit/VOC2010", "VOC2010", ".")
 
     def _places(self, name: str) -> tuple[Path, ...]:
-        return tuple(
-            place / name for place in (self.root, self.root / "VOCdevkit" / "VOC2010", self.root / "VOCdevkit")
-        )
+        return tuple(self.root / place / name for place in (".", "VOCdevkit/VOC2010", "VOCdevkit"))
 
     def _fold(self, lut: UInt8[np.ndarray, " n"]) -> UInt8[np.ndarray, " n"]:
         """Turn a table to 0..59 into one to the chosen classes: with 59, background -> 255 and n -> n - 1."""
@@ -193,11 +126,6 @@ class PascalContext(SegmentationDataModule):
     def _annotations(self) -> dict[str, AnnotatedImage]:
         """Parse the json, once for all splits."""
         return read_annotations(self.first_existing(*self._places("trainval_merged.json")))
-
-
-def read_context_mat(path: Path) -> Integer[np.ndarray, "h w"]:
-    """Read the 459-label map of one image."""
-    return read_mat(path, "LabelMap")
 
 
 def lut_by_name(labels_txt: Path) -> UInt8[np.ndarray, " n"]:

@@ -5,7 +5,6 @@ trainaug = (VOC train + SBD train + SBD val) - VOC val = 10582 images, of which 
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Integer
@@ -24,7 +23,7 @@ SPLIT_SIZES = {"train": 1464, "trainaug": 10582, "trainval": 2913, "val": 1449, 
 
 def read_voc_mask(path: Path) -> Integer[np.ndarray, "h w"]:
     """Read a VOC palette PNG or an SBD ``.mat`` file."""
-    return read_mat(path, "GTcls", "Segmentation") if path.suffix == ".mat" else read_index_png(path)
+    return read_mat(path, "GTcls.Segmentation") if path.suffix == ".mat" else read_index_png(path)
 
 
 class VOC(SegmentationDataModule):
@@ -34,13 +33,9 @@ class VOC(SegmentationDataModule):
     of SBD or a ready-made ``SegmentationClassAug`` with a ``trainaug.txt``.
     """
 
-    name = "voc"
+    name, class_names, palette = "voc", CLASSES, PALETTE
     splits = tuple(SPLIT_SIZES)
     split_sizes: Mapping[str, int] = SPLIT_SIZES
-
-    def __init__(self, **options: Any):
-        super().__init__(**options)
-        self.class_names, self.palette = CLASSES, PALETTE
 
     def labels(self) -> Labels:
         """Read masks of 0..20 with 255 = void."""
@@ -55,8 +50,7 @@ class VOC(SegmentationDataModule):
 
     @property
     def _devkit(self) -> Path:
-        places = (self.root / "VOCdevkit" / "VOC2012", self.root / "VOC2012", self.root)
-        return self.first_existing(*(place / "JPEGImages" for place in places)).parent
+        return self.holding("JPEGImages", "VOCdevkit/VOC2012", "VOC2012", ".")
 
     def _list(self, split: str) -> Path:
         return self.first_existing(self._devkit / "ImageSets" / "Segmentation" / f"{split}.txt")
@@ -93,5 +87,4 @@ class VOC(SegmentationDataModule):
         return self._sbd() / "cls", ".mat"
 
     def _sbd(self) -> Path:
-        places = (self.root / "benchmark_RELEASE" / "dataset", self.root / "SBD" / "dataset", self.root / "dataset")
-        return self.first_existing(*(place / "cls" for place in places)).parent
+        return self.holding("cls", "benchmark_RELEASE/dataset", "SBD/dataset", "dataset")

@@ -1,25 +1,24 @@
-"""Own data: every layout and encoding, and every mistake that users make with them."""
+"""Own data: every layout and encoding leads to the same classes; every known mistake meets its message."""
 
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
 from emanet.common.errors import ConfigError, DatasetError
-from emanet.config.instantiate import call_target
-from emanet.config.schema import CONF_DIR, register
-from emanet.data.datasets.folder import Folder
+from emanet.data import Folder
 from emanet.data.items import read_pair
-from emanet.model.network import EMANet
-from emanet.training.build import build_task
-from fake_data import SIZE, picture, save_gray_png, save_image, save_list, write_folder
+from fake_data import SIZE, picture, save_gray_png, save_image, save_list, save_palette_png, write_folder
+
+ROOT = Path(__file__).parents[4]
+COLORS = {"ground": [90, 90, 90], "disc": [220, 60, 60], "square": [60, 120, 220], "ignore": [0, 0, 0]}
+NAMES = ["ground", "disc", "square"]
+TABLE = "".join(f"{name}: {color}\n" for name, color in COLORS.items())
 
 
 def folder(root: Path, **options) -> Folder:
@@ -30,13 +29,63 @@ def classes(data: Folder, split: str = "train") -> dict[str, np.ndarray]:
     return {sample.name: read_pair(sample, data.labels())[1] for sample in data.samples(split)}
 
 
-@pytest.mark.parametrize("layout", ["folders", "lists"])
-def test_splits_come_from_folders_or_lists(tmp_path: Path, layout: str):
-    raw = write_folder(tmp_path, layout=layout)
-    data = folder(tmp_path, num_classes=3)
-    assert [sample.name for sample in data.samples("train")] == ["train0", "train1", "train2", "train3"]
-    assert [sample.name for sample in data.samples("val")] == ["val0", "val1"]
-    assert all(np.array_equal(mask, raw[name]) for name, mask in classes(data).items())
+def as_index(root: Path, name: str, labels: np.ndarray) -> None:
+    save_gray_png(root / f"{name}.png", labels)
+
+
+def as_palette(root: Path, name: str, labels: np.ndarray) -> None:
+    save_palette_png(root / f"{name}.png", labels)
+
+
+def as_suffixed(root: Path, name: str, labels: np.ndarray) -> None:
+    save_palette_png(root / f"{name}_mask.png", labels)
+
+
+def as_rgb(root: Path, name: str, labels: np.ndarray) -> None:
+    save_image(root / f"{name}.png", np.array(list(COLORS.values()), np.uint8)[np.minimum(labels, 3).astype(int)])
+
+
+def as_folders(root: Path, name: str, labels: np.ndarray) -> None:
+    for label, kind in enumerate(NAMES):
+        save_gray_png(root / kind / f"{name}.png", np.where(labels == label, 255, 0))
+
+
+@pytest.mark.parametrize("layout", ["folders", "lists", "ratio"])
+@pytest.mark.parametrize(
+    ("write", "options"),
+    [
+        (as_index, {"class_names": NAMES}),
+        (as_palette, {"class_file": "names.txt"}),
+        (as_suffixed, {"class_names": NAMES, "mask_suffix": "_mask"}),
+        (as_rgb, {"class_file": "classes.yaml", "mask_encoding": "rgb"}),
+        (as_folders, {"class_file": "names.yaml", "mask_encoding": "folders"}),
+    ],
+)
+def test_every_encoding_split_and_file_of_names_gives_the_same_classes(
+    tmp_path: Path, layout: str, write: Callable, options: dict
+):
+    (tmp_path / "names.txt").write_text("\n".join(NAMES))
+    (tmp_path / "names.yaml").write_text("".join(f"- {name}\n" for name in NAMES))
+    (tmp_path / "classes.yaml").write_text(TABLE)
+    rng, labels = np.random.default_rng(0), {}
+    for split, count in {"train": 4, "val": 2}.items():
+        inner = split if layout == "folders" else ""
+        names = [f"{split}{i}" for i in range(count)]
+        for name in names:
+            labels[name] = rng.choice([0, 1, 2, 255], (8, 9))
+            save_image(tmp_path / "images" / inner / f"{name}.jpg", np.zeros((8, 9, 3), np.uint8))
+            write(tmp_path / "masks" / inner, name, labels[name])
+        if layout == "lists":
+            save_list(tmp_path / f"{split}.txt", names)
+    options = options | {key: str(tmp_path / value) for key, value in options.items() if key == "class_file"}
+    data = folder(tmp_path, val_ratio=1 / 3 if layout == "ratio" else 0.0, **options)
+    assert data.class_names == tuple(NAMES)
+    found = {split: classes(data, split) for split in ("train", "val")}
+    assert {split: len(masks) for split, masks in found.items()} == {"train": 4, "val": 2}
+    assert found["train"].keys() | found["val"].keys() == set(labels)
+    for masks in found.values():
+        for name, mask in masks.items():
+            np.testing.assert_array_equal(mask, labels[name])
 
 
 def test_a_ratio_splits_without_overlap_and_keeps_its_choice_when_images_join(tmp_path: Path):
@@ -52,14 +101,11 @@ def test_a_ratio_splits_without_overlap_and_keeps_its_choice_when_images_join(tm
     assert len(later & val) >= 9
 
 
-def test_names_come_from_a_list_a_text_file_a_yaml_file_or_a_count(tmp_path: Path):
-    save_list(tmp_path / "names.txt", ["sky", "tall tree", "road"])
-    (tmp_path / "names.yaml").write_text("- sky\n- tall tree\n- road\n")
-    expected = ("sky", "tall tree", "road")
-    assert folder(tmp_path, class_names=list(expected)).class_names == expected
-    assert folder(tmp_path, class_file=str(tmp_path / "names.txt")).class_names == expected
-    assert folder(tmp_path, class_file=str(tmp_path / "names.yaml")).class_names == expected
-    assert folder(tmp_path, num_classes=2).class_names == ("class 0", "class 1")
+@pytest.mark.parametrize(("ratio", "held_out"), [(0.01, 1), (0.25, 1), (0.5, 2), (0.99, 3)])
+def test_a_ratio_leaves_an_image_on_either_side(tmp_path: Path, ratio: float, held_out: int):
+    write_folder(tmp_path, n_train=3, n_val=1, layout="none")
+    data = folder(tmp_path, num_classes=3, val_ratio=ratio)
+    assert {split: len(data.samples(split)) for split in ("train", "val")} == {"train": 4 - held_out, "val": held_out}
 
 
 @pytest.mark.parametrize(
@@ -72,6 +118,8 @@ def test_names_come_from_a_list_a_text_file_a_yaml_file_or_a_count(tmp_path: Pat
         ({"class_file": "gone.yaml"}, r"class_file=gone\.yaml: no such file"),
         ({"num_classes": 2, "class_map": {300: 1}}, r"0\.\.255, got \[300\]"),
         ({"num_classes": 2, "class_map": {3: 2}}, r"classes 0\.\.1 or 255, got \[2\]"),
+        ({"num_classes": 2, "val_ratio": 20.0}, r"val_ratio must be at least 0 and below 1, got 20\.0"),
+        ({"num_classes": 2, "val_ratio": float("nan")}, "val_ratio must be at least 0 and below 1, got nan"),
         ({"class_names": ["a", "b"], "mask_encoding": "rgb", "colors": {"a": [0, 0, 0]}}, r"not for \['b'\]"),
         (
             {"class_names": ["a"], "mask_encoding": "rgb", "colors": {"a": [0, 0]}},
@@ -85,82 +133,90 @@ def test_senseless_options_are_refused_with_what_was_got(tmp_path: Path, options
         folder(tmp_path, **options).labels()
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [1, 2\n", "is no YAML"), ("a: 1\nb: 2\n", "pairs 'name: "), ("7\n", "got int"), ("", "got NoneType")],
+)
+def test_a_class_file_of_another_shape_is_refused(tmp_path: Path, text: str, message: str):
+    (tmp_path / "classes.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        folder(tmp_path, class_file=tmp_path / "classes.yaml")
+
+
+def test_colors_of_the_class_file_are_those_of_the_pictures_and_options_change_them(tmp_path: Path):
+    (tmp_path / "classes.yaml").write_text(TABLE)
+    options = {"class_file": tmp_path / "classes.yaml", "mask_encoding": "rgb"}
+    assert folder(tmp_path, **options).palette.tolist() == [COLORS[name] for name in NAMES]
+    assert folder(tmp_path, **options, colors={"disc": [1, 2, 3]}).palette[1].tolist() == [1, 2, 3]
+
+
 def test_a_class_map_and_an_ignore_label_give_raw_values_their_meaning(tmp_path: Path):
     raw = write_folder(tmp_path, values=(0, 10, 20, 99))
     data = folder(tmp_path, num_classes=2, class_map={10: 0, 20: 1, 99: 255}, ignore_label=0)
+    assert data.class_names == ("class 0", "class 1")
     for name, mask in classes(data).items():
         for value, label in {0: 255, 10: 0, 20: 1, 99: 255}.items():
             assert (mask[raw[name] == value] == label).all()
 
 
-def test_labels_beyond_the_class_count_are_named_with_the_way_out(tmp_path: Path):
-    write_folder(tmp_path, values=(0, 1, 2))
-    data = folder(tmp_path, num_classes=2)
-    with pytest.raises(DatasetError, match=r"train0\.png: label 2 in .* none of the 2 classes.*dataset\.class_map"):
-        data.setup("fit")
+@pytest.mark.parametrize("names", [["ground", "cat", "dog"], ["cat", "dog"]], ids=["background", "none"])
+def test_of_one_folder_per_class_later_classes_lie_on_top_and_the_rest_is_background_or_ignored(
+    tmp_path: Path, names: list[str]
+):
+    save_image(tmp_path / "images" / "train" / "a.jpg", np.zeros((*SIZE, 3), np.uint8))
+    for number, kind in enumerate(("cat", "dog")):
+        mask = np.zeros(SIZE, np.uint8)
+        mask[10 * number : 10 * number + 20] = 255
+        save_image(tmp_path / "masks" / "train" / kind / "a.png", mask)
+    column = classes(folder(tmp_path, class_names=names, mask_encoding="folders"))["a"][:, 0].tolist()
+    rest = 0 if "ground" in names else 255
+    assert column == [names.index("cat")] * 10 + [names.index("dog")] * 20 + [rest] * 30
 
 
-def test_colors_become_classes_and_unknown_ones_are_named(tmp_path: Path):
-    raw = write_folder(tmp_path, values=(0, 1, 2))
-    table = np.array([(255, 0, 0), (0, 255, 0), (1, 2, 3)], np.uint8)
-    for path in tmp_path.glob("masks/*/*.png"):
-        save_image(path, table[raw[path.stem]])
-    colors = {"red": [255, 0, 0], "green": [0, 255, 0], "ignore": [1, 2, 3]}
-    data = folder(tmp_path, class_names=["red", "green"], mask_encoding="rgb", colors=colors)
-    for name, mask in classes(data).items():
-        assert np.array_equal(mask, np.array([0, 1, 255])[raw[name]])
-    assert data.palette.tolist() == [[255, 0, 0], [0, 255, 0]]
-    del colors["ignore"]
-    with pytest.raises(DatasetError, match=r"colors without a class: \(1, 2, 3\)"):
-        folder(tmp_path, class_names=["red", "green"], mask_encoding="rgb", colors=colors).setup("fit")
-    with pytest.raises(DatasetError, match=r"color channels \(mode RGB\)"):
-        folder(tmp_path, num_classes=2).setup("fit")
+def as_jpeg(mask: Path, name: Path) -> None:
+    pixels = Image.open(mask).convert("RGB")
+    mask.unlink()
+    pixels.save(name, format="JPEG")
 
 
-@pytest.mark.parametrize("background", [True, False])
-def test_one_folder_per_class_is_read_with_later_classes_on_top(tmp_path: Path, background: bool):
-    write_folder(tmp_path, n_train=2, n_val=1)
-    for path in tmp_path.glob("masks/*/*.png"):
-        path.unlink()
-    for split, name in (("train", "train0"), ("train", "train1"), ("val", "val0")):
-        for number, kind in enumerate(("cat", "dog")):
-            mask = np.zeros(SIZE, np.uint8)
-            mask[10 * number : 10 * number + 20] = 255
-            save_image(tmp_path / "masks" / split / kind / f"{name}.png", mask)
-    names = ["ground", "cat", "dog"] if background else ["cat", "dog"]
-    data = folder(tmp_path, class_names=names, mask_encoding="folders")
-    columns = classes(data)["train0"][:, 0].tolist()
-    cat, dog = names.index("cat"), names.index("dog")
-    assert columns == [cat] * 10 + [dog] * 20 + [0 if background else 255] * 30
-    (tmp_path / "masks/train/cat/train1.png").unlink()
-    (tmp_path / "masks/train/dog/train1.png").unlink()
-    with pytest.raises(DatasetError, match=r"train1\.jpg: no mask in any of"):
-        classes(data)
+RGB = {"num_classes": None, "class_names": ["a"], "mask_encoding": "rgb", "colors": {"a": [90, 90, 90]}}
+KINDS = {"num_classes": None, "class_names": NAMES, "mask_encoding": "folders"}
+MISTAKES = [
+    (lambda mask, _: save_gray_png(mask, np.full(SIZE, 7)), {}, r"train0\.png: label 7 in 4800 .*dataset\.class_map"),
+    (lambda mask, _: as_jpeg(mask, mask), {}, "stored as JPEG"),
+    (lambda mask, _: as_jpeg(mask, mask.with_suffix(".jpg")), {}, r"train0\.jpg: a mask stored as JPEG"),
+    (lambda mask, _: as_jpeg(mask, mask.with_suffix(".jpg")), RGB, r"train0\.jpg: a mask stored as JPEG"),
+    (lambda mask, _: as_rgb(mask.parent, "train0", np.zeros(SIZE)), {}, "color channels .*mask_encoding=rgb"),
+    (lambda mask, _: as_rgb(mask.parent, "train0", np.ones(SIZE)), RGB, r"without a class: \(220, 60, 60\);"),
+    (lambda mask, _: mask.unlink(), {}, r"1 images of split 'train' have no mask in .*: train0\.jpg"),
+    (lambda mask, _: as_folders(mask.parent, "train1", np.ones(SIZE)), KINDS, "3 images of split 'train' have no mask"),
+    (
+        lambda _, image: save_image(image.with_suffix(".png"), np.zeros((*SIZE, 3), np.uint8)),
+        {},
+        "two files of one name",
+    ),
+]
 
 
-def test_images_without_masks_are_counted_and_named(tmp_path: Path):
+@pytest.mark.parametrize(("change", "options", "message"), MISTAKES)
+def test_a_mistake_is_met_before_training_starts(tmp_path: Path, change: Callable, options: dict, message: str):
     write_folder(tmp_path)
-    (tmp_path / "masks/train/train1.png").unlink()
-    with pytest.raises(DatasetError, match=r"1 images of split 'train' have no mask in .*: train1\.jpg"):
+    change(tmp_path / "masks/train/train0.png", tmp_path / "images/train/train0.jpg")
+    with pytest.raises(DatasetError, match=message):
+        folder(tmp_path, **{"num_classes": 3} | options).setup("fit")
+
+
+def test_unknown_names_in_a_list_are_refused(tmp_path: Path):
+    write_folder(tmp_path, layout="lists")
+    save_list(tmp_path / "val.txt", ["val0.jpg", "ghost"])
+    with pytest.raises(DatasetError, match=r"val\.txt names 1 unknown images: ghost"):
+        folder(tmp_path, num_classes=3).samples("val")
+
+
+def test_a_folder_without_splits_says_the_three_ways(tmp_path: Path):
+    write_folder(tmp_path, layout="none")
+    with pytest.raises(DatasetError, match=r"images/train or .*train\.txt.*images/train, masks/train.*val_ratio=0\.2"):
         folder(tmp_path, num_classes=3).setup("fit")
-
-
-def test_a_mask_suffix_joins_differently_named_files(tmp_path: Path):
-    write_folder(tmp_path)
-    for path in tmp_path.glob("masks/*/*.png"):
-        path.rename(path.with_name(f"{path.stem}_mask.png"))
-    assert len(classes(folder(tmp_path, num_classes=3, mask_suffix="_mask"))) == 4
-
-
-def test_jpeg_masks_are_refused_in_each_encoding(tmp_path: Path):
-    write_folder(tmp_path)
-    for path in tmp_path.glob("masks/*/*.png"):
-        Image.open(path).convert("RGB").save(path.with_suffix(".jpg"))
-        path.unlink()
-    colors = {"a": [0, 0, 0]}
-    for options in ({"num_classes": 3}, {"class_names": ["a"], "mask_encoding": "rgb", "colors": colors}):
-        with pytest.raises(DatasetError, match=r"train0\.jpg: a mask stored as JPEG"):
-            folder(tmp_path, **options).setup("fit")
 
 
 def test_a_split_of_one_class_only_is_warned_of_with_the_usual_cause(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -176,47 +232,9 @@ def test_a_split_of_one_class_only_is_warned_of_with_the_usual_cause(tmp_path: P
     assert np.unique(classes(data)["train0"]).tolist() == [0, 1]
 
 
-def test_a_split_that_is_only_predicted_needs_no_masks(tmp_path: Path):
-    write_folder(tmp_path)
-    save_image(tmp_path / "images/new/a.jpg", picture(np.random.default_rng(0)))
-    batch = next(iter(folder(tmp_path, num_classes=3, predict_split="new").predict_dataloader()))
-    assert batch["name"] == ["a"]
-    assert "mask" not in batch
-
-
-def test_two_images_of_one_name_and_unknown_names_in_a_list_are_refused(tmp_path: Path):
-    write_folder(tmp_path, layout="lists")
-    save_list(tmp_path / "val.txt", ["val0.jpg", "ghost"])
-    with pytest.raises(DatasetError, match=r"val\.txt names 1 unknown images: ghost"):
-        folder(tmp_path, num_classes=3).samples("val")
-    save_image(tmp_path / "images/val0.png", picture(np.random.default_rng(0)))
-    with pytest.raises(DatasetError, match=r"val0\.png and val0\.jpg: two files of one name"):
-        folder(tmp_path, num_classes=3).samples("train")
-
-
-def test_a_folder_without_splits_says_the_three_ways(tmp_path: Path):
-    write_folder(tmp_path, layout="none")
-    with pytest.raises(DatasetError, match=r"images/train or .*train\.txt.*images/train, masks/train.*val_ratio=0\.2"):
-        folder(tmp_path, num_classes=3).setup("fit")
-
-
-@pytest.mark.parametrize("ratio", [-0.1, 1.0, 20.0, float("nan")])
-def test_a_ratio_that_is_no_share_is_refused(tmp_path: Path, ratio: float):
-    with pytest.raises(ConfigError, match=rf"val_ratio must be at least 0 and below 1, got {ratio}"):
-        folder(tmp_path, num_classes=3, val_ratio=ratio)
-
-
-@pytest.mark.parametrize(("ratio", "held_out"), [(0.01, 1), (0.25, 1), (0.5, 2), (0.99, 3)])
-def test_a_ratio_leaves_an_image_on_either_side(tmp_path: Path, ratio: float, held_out: int):
-    write_folder(tmp_path, n_train=3, n_val=1, layout="none")
-    data = folder(tmp_path, num_classes=3, val_ratio=ratio)
-    assert {split: len(data.samples(split)) for split in ("train", "val")} == {"train": 4 - held_out, "val": held_out}
-
-
 def test_an_image_in_both_lists_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     write_folder(tmp_path, layout="lists")
-    data = folder(tmp_path, num_classes=3)
-    data.setup("fit")
+    folder(tmp_path, num_classes=3).setup("fit")
     assert not caplog.text
     save_list(tmp_path / "val.txt", ["val0", "train1.jpg"])
     data = folder(tmp_path, num_classes=3)
@@ -225,50 +243,24 @@ def test_an_image_in_both_lists_is_warned_of_once(tmp_path: Path, caplog: pytest
     assert caplog.text.count("1 images are in split 'train' and in split 'val': train1;") == 1
 
 
-@pytest.fixture
-def composed() -> Iterator[Callable[..., Folder]]:
-    """Builds the data module of a command line."""
-    register()
-
-    def build(root: Path, *overrides: str) -> Folder:
-        with initialize_config_dir(CONF_DIR, version_base="1.3"):
-            cfg = compose("train", ["dataset=folder", f"dataset.root={root}", "dataset.num_workers=0", *overrides])
-        return call_target(cfg.dataset)
-
-    yield build
-    GlobalHydra.instance().clear()
+def test_a_split_that_is_only_predicted_needs_no_masks(tmp_path: Path):
+    write_folder(tmp_path)
+    save_image(tmp_path / "images/new/a.jpg", picture(np.random.default_rng(0)))
+    batch = next(iter(folder(tmp_path, num_classes=3, predict_split="new").predict_dataloader()))
+    assert batch["name"] == ["a"]
+    assert "mask" not in batch
 
 
-def quoted(key: str, *files: str) -> list[str]:
-    """Overrides of a key that the texts tell users to type, in the shell's quotes."""
-    texts = [(Path(CONF_DIR).parent / file).read_text(encoding="utf-8") for file in files]
-    return [override for text in texts for override in re.findall(rf"'(dataset\.{key}=[^']*)'", text)]
+def typed(key: str, *files: str) -> list:
+    """What the texts tell users to type for a key, as Hydra understands it."""
+    texts = [(ROOT / file).read_text(encoding="utf-8") for file in files]
+    overrides = [override for text in texts for override in re.findall(rf"'(dataset\.{key}=[^']*)'", text)]
+    return [override.value() for override in OverridesParser.create().parse_overrides(overrides)]
 
 
-def test_the_class_map_of_the_texts_can_be_typed(tmp_path: Path, composed: Callable[..., Folder]):
-    overrides = quoted("class_map", "docs/own_data.md", "data/folder/README.md", "src/emanet/data/datasets/folder.py")
-    assert overrides == ["dataset.class_map={0: 0, 255: 1}"] * 3
-    raw = write_folder(tmp_path, values=(0, 255))
-    data = composed(tmp_path, "dataset.num_classes=2", overrides[0])
-    for name, mask in classes(data).items():
-        assert np.array_equal(mask, raw[name] // 255)
-
-
-def test_the_colors_of_the_texts_can_be_typed(tmp_path: Path, composed: Callable[..., Folder]):
-    (override,) = quoted("colors", "data/folder/README.md")
-    data = composed(tmp_path, "dataset.class_names=[sky,tree,road]", "dataset.mask_encoding=rgb", override)
+def test_the_class_map_and_the_colors_of_the_texts_can_be_typed(tmp_path: Path):
+    files = ("docs/own_data.md", "data/folder/README.md", "src/emanet/data/datasets/folder.py")
+    assert typed("class_map", *files) == [{0: 0, 255: 1}] * 3
+    (colors,) = typed("colors", "data/folder/README.md")
+    data = folder(tmp_path, class_names=["sky", "tree", "road"], mask_encoding="rgb", colors=colors)
     assert data.palette.tolist() == [[0, 0, 255], [0, 255, 0], [9, 9, 9]]
-    data = composed(
-        tmp_path, "dataset.class_names=[road]", "dataset.mask_encoding=rgb", "dataset.colors={road: [128,64,128]}"
-    )
-    assert data.colors == {"road": (128, 64, 128)}
-
-
-def test_the_messages_of_own_data_are_those_that_are_printed():
-    text = (Path(CONF_DIR).parent / "docs/own_data.md").read_text(encoding="utf-8")
-    quoted_message = re.search(r"`(loss\.class_weights must[^`]*)`", text)
-    assert quoted_message is not None
-    cfg = OmegaConf.create({"loss": {"class_weights": [1, 1]}})
-    net = EMANet.__new__(EMANet)  # not looked at
-    with pytest.raises(ConfigError, match=re.escape(quoted_message[1])):
-        build_task(cfg, net, folder(Path("unread"), num_classes=3))

@@ -153,7 +153,12 @@ def test_a_run_that_names_code_or_variables_of_others_is_not_built(tmp_path, mod
 
 def test_the_default_is_what_the_command_gives_without_the_sweep(tmp_path):
     write_run(tmp_path / "a", 0.5, values={"model.T": 1}, command=f"{COMMAND} sweep=T seed=0,1 optimizer.lr=0.1")
-    write_run(tmp_path / "b", 0.5, values={"model.K": 8, "model.head": "fcn"}, command=f"{COMMAND} model.K=8,16 head=ema,fcn sweep=x")
+    write_run(
+        tmp_path / "b",
+        0.5,
+        values={"model.K": 8, "model.head": "fcn"},
+        command=f"{COMMAND} model.K=8,16 head=ema,fcn sweep=x",
+    )
     write_run(tmp_path / "c", 0.5, values={"model.T": 1}, command="python elsewhere.py")
     write_run(tmp_path / "d", 0.5, values={"model.T": 1}, command="python src/train.py experiment=removed_since")
     write_run(tmp_path / "e", 0.5, values={"model.T": 1}, command=f"{COMMAND} 'model.K=${{oc.env:HOME}}'")
