@@ -19,6 +19,7 @@ from emanet.common.errors import WeightsError
 from emanet.model.weights import fit_classifier_weights, read_state_dict
 
 log = logging.getLogger(__name__)
+logging.getLogger("timm.models._builder").setLevel(logging.ERROR)  # warns of the last layers, which a backbone drops
 
 OUTPUT_STRIDES = (8, 16, 32)
 DILATING_FAMILIES = "resnet*, resnext*, regnet*, convnext*, efficientnet*, tf_efficientnet*, mobilenetv3*"
@@ -40,6 +41,8 @@ class Backbone(nn.Module):
         WeightsError: for weights that cannot be fetched or do not fit.
     """
 
+    body: Any
+
     def __init__(
         self,
         name: str = "resnet101s",
@@ -52,28 +55,11 @@ class Backbone(nn.Module):
         level = find_level(name, output_stride)
         self.name = name
         self.output_stride = output_stride
-        body = create_features(name, pretrained=pretrained is True, out_indices=(level.place,), **level.options)
-        self.body = body
-        self.channels = int(body.feature_info.channels()[-1])
+        self.body = create_features(name, pretrained=pretrained, out_indices=(level.place,), **level.options)
+        self.channels = int(self.body.feature_info.channels()[-1])
         self.gives_nhwc = getattr(self.body, "output_fmt", None) == Format.NHWC
         if multi_grid is not None:
             apply_multi_grid(self.body, output_stride, multi_grid)
-        if isinstance(pretrained, str | Path):
-            self.load_weights(pretrained)
-
-    def load_weights(self, path: str | Path) -> None:
-        """Fill the features from a file of the whole classifier, matched strictly (see :mod:`emanet.model.weights`)."""
-        log.info("ImageNet weights of %s from %s", self.name, path)
-        state = fit_classifier_weights(read_state_dict(path), self.name)
-        # timm wraps transformers once more ("model.") and unrolls sequences ("stages.0" becomes "stages_0").
-        prefix = "model." if hasattr(self.body, "model") else ""
-        found = {prefix + key.replace(".", "_", 1): value for key, value in state.items()}
-        found |= {prefix + key: value for key, value in state.items()}
-        expected = self.body.state_dict()
-        absent = [key for key in expected if key not in found and not key.endswith("num_batches_tracked")]
-        if absent:
-            raise WeightsError(f"{path} gives backbone {self.name!r} no value for {', '.join(absent)}")
-        self.body.load_state_dict({key: found[key] for key in expected if key in found}, strict=False)
 
     def forward(self, image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
         """Features at ``output_stride``."""
@@ -85,14 +71,18 @@ class Backbone(nn.Module):
         return features[..., : -(-height // self.output_stride), : -(-width // self.output_stride)].contiguous()
 
 
-def create_features(name: str, *, pretrained: bool, **options: Any) -> Any:
-    """timm's feature extractor, with its ImageNet weights fetched if wanted.
+def create_features(name: str, *, pretrained: bool | str | Path, **options: Any) -> Any:
+    """timm's feature extractor; with its ImageNet weights, or those of a file of the whole classifier, if wanted.
 
     Raises:
-        WeightsError: where the weights cannot be fetched; names the two ways out.
+        WeightsError: where the weights cannot be fetched (it names the two ways out), or do not fit.
     """
     if not pretrained:
         return timm.create_model(name, features_only=True, **options)
+    if pretrained is not True:
+        log.info("ImageNet weights of %s from %s", name, pretrained)
+        options["pretrained_cfg_overlay"] = {"state_dict": fit_classifier_weights(read_state_dict(pretrained), name)}
+        return timm.create_model(name, features_only=True, pretrained=True, **options)
     log.info("ImageNet weights of %s from timm (fetched once, then cached)", name)
     try:
         return timm.create_model(name, features_only=True, pretrained=True, **options)

@@ -37,7 +37,8 @@ class EMANet(nn.Module, HubMixin):
         output_stride: input pixels per feature: 8 (the paper's), 16 or 32.
         multi_grid: dilation factors of a ResNet's last stage, see :class:`~emanet.model.backbone.Backbone`.
         pretrained: ``True`` for timm's ImageNet weights, a path for a local file, ``False`` for none.
-        head: ``ema``, the paper's, another name of :data:`emanet.model.heads.HEADS`, or a class.
+        head: ``ema``, the paper's, another name of :data:`emanet.model.heads.HEADS`, or a class
+            of one's own, itself or as ``module.Class``.
         channels: width of the head: 512 or 256 in the paper.
         dropout: share of fc1's channels dropped in training.
         bn_momentum: share of the *new* statistics in every batch norm's running mean, backbone included.

@@ -117,7 +117,7 @@ def test_a_backbone_without_feature_maps_is_refused(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(timm, "create_model", refuse)
     with pytest.raises(ValueError, match="backbone 'resnet18' gives no feature maps, not at output_stride=8"):
-        find_level("resnet18", 8)
+        find_level.__wrapped__("resnet18", 8)  # not what an earlier call found
 
 
 def test_input_statistics_are_those_of_the_backbones_weights():

@@ -59,10 +59,10 @@ def test_logits_equal_mmsegmentations(net, golden):
 def test_a_training_step_sees_the_same_logits_auxiliary_logits_and_leaves_the_same_bases(net, golden):
     with torch.no_grad():
         logits, mu, auxiliary = net.train()(draw("image", IMAGE_SHAPE), return_bases=True)
-        net.emau.update_bases(mu)
+        net.head.update_bases(mu)
     assert_equal(logits, golden["train/logits"])
     assert_equal(auxiliary, golden["train/aux_logits"])
-    assert_equal(net.emau.mu, golden["train/bases_after"])
+    assert_equal(net.head.mu, golden["train/bases_after"])
 
 
 def test_with_every_option_at_the_papers_value_it_is_the_papers_network():
@@ -72,9 +72,9 @@ def test_with_every_option_at_the_papers_value_it_is_the_papers_network():
     image = torch.randn(2, 3, 49, 65)
     logits, mu = paper(image, return_bases=True)
     torch.testing.assert_close(ported(image, return_bases=True), (logits, mu), rtol=0, atol=0)
-    paper.emau.update_bases(mu)
-    ported.emau.update_bases(mu)
-    assert torch.equal(paper.emau.mu, ported.emau.mu)
+    paper.head.update_bases(mu)
+    ported.head.update_bases(mu)
+    assert torch.equal(paper.head.mu, ported.head.mu)
 
 
 @pytest.mark.parametrize("option", ["eps", "normalize_mean", "concat", "align_corners", "aux_weight"])
@@ -89,8 +89,8 @@ def test_each_named_option_changes_something(option):
     for net in (base, other):
         torch.manual_seed(1)
         out = net.train()(image, return_bases=True)
-        net.emau.update_bases(out[1])
-        outputs.append((*out, net.emau.mu))
+        net.head.update_bases(out[1])
+        outputs.append((*out, net.head.mu))
     assert len(outputs[0]) != len(outputs[1]) or any(not torch.equal(a, b) for a, b in zip(*outputs, strict=True))
 
 
@@ -159,7 +159,7 @@ def test_a_checkpoint_says_its_own_size_parts_and_classes(state):
         "meta": {"CLASSES": [f"c{i}" for i in range(19)], "PALETTE": [[i, 0, 0] for i in range(19)]},
     }
     net = load_mmseg_checkpoint(with_meta)
-    assert (net.backbone.name, net.num_classes, net.emau.K, net.aux_weights) == ("resnet50c", 19, 64, (0.4,))
+    assert (net.backbone.name, net.num_classes, net.head.K, net.aux_weights) == ("resnet50c", 19, 64, (0.4,))
     assert net.description.class_names[3] == "c3"
     bare = {
         key: value for key, value in state.items() if not key.startswith(("auxiliary_head.", "decode_head.conv_cat"))
@@ -183,8 +183,8 @@ def test_a_file_is_converted_to_a_folder_of_ours(state, tmp_path):
     main([str(tmp_path / "m.pth"), str(tmp_path / "out")])
     net = EMANet.from_pretrained(tmp_path / "out")
     assert type(net) is MMSegEMANet
-    assert isinstance(net.emau, EMAU)
-    assert torch.equal(net.emau.mu, state["decode_head.ema_module.bases"])
+    assert isinstance(net.head, EMAU)
+    assert torch.equal(net.head.mu, state["decode_head.ema_module.bases"])
     assert net.description.class_names[:2] == ["a", "b"]
 
 

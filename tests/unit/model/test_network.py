@@ -21,8 +21,8 @@ def test_parameters_are_as_many_as_the_authors(backbone: str, whole: float, body
     assert millions(net) == pytest.approx(whole, abs=5e-4)
     assert millions(net.backbone) == pytest.approx(body, abs=5e-4)
     assert millions(net) - millions(net.backbone) == pytest.approx(11.150, abs=1e-3)
-    assert millions(net.emau) == pytest.approx(0.526, abs=5e-4)
-    assert net.emau.mu.numel() / 1e6 == pytest.approx(0.033, abs=5e-4)
+    assert millions(net.head) == pytest.approx(0.526, abs=5e-4)
+    assert net.head.mu.numel() / 1e6 == pytest.approx(0.033, abs=5e-4)
 
 
 def test_the_defaults_are_the_papers_network():
@@ -30,8 +30,8 @@ def test_the_defaults_are_the_papers_network():
         net = EMANet(21)
     assert net.backbone.name == "resnet101s"
     assert net.output_stride == 8
-    assert (net.emau.K, net.emau.T, net.emau.momentum, net.emau.norm) == (64, 3, 0.9, "l2")
-    assert (net.emau.maintenance, net.emau.gradient) == ("moving_average", "none")
+    assert (net.head.K, net.head.T, net.head.momentum, net.head.norm) == (64, 3, 0.9, "l2")
+    assert (net.head.maintenance, net.head.gradient) == ("moving_average", "none")
     assert net.fc0.conv.weight.shape == (512, 2048, 3, 3)
     assert net.fc1[0].conv.weight.shape == (256, 512, 3, 3)
     assert net.fc2.weight.shape == (21, 256, 1, 1)
@@ -79,7 +79,7 @@ def test_the_parts_are_applied_in_the_papers_order():
     net = tiny_net().eval()
     image = torch.randn(1, 3, 33, 33)
     x = net.fc0.bn(net.fc0.conv(net.backbone(image))).relu()
-    x, _ = net.emau(x)
+    x, _ = net.head(x)
     x = net.fc2(net.fc1[0].bn(net.fc1[0].conv(x)).relu())
     torch.testing.assert_close(net(image), F.interpolate(x, (33, 33), mode="bilinear", align_corners=True))
 
@@ -95,10 +95,10 @@ def test_dropout_drops_whole_channels_in_training_only():
 
 def test_the_gradient_reaches_every_trainable_parameter_and_the_bases_stay():
     net = tiny_net(gradient="last").train()
-    before = net.emau.mu.clone()
+    before = net.head.mu.clone()
     net(torch.randn(2, 3, 33, 33)).square().mean().backward()
     assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
-    assert torch.equal(net.emau.mu, before)
+    assert torch.equal(net.head.mu, before)
 
 
 @pytest.mark.parametrize(
@@ -134,9 +134,9 @@ def test_bfloat16_autocast_trains_and_keeps_the_bases_in_float32():
     with torch.autocast("cpu", torch.bfloat16):
         logits, mu = net(torch.randn(2, 3, 33, 33), return_bases=True)
     logits.float().square().mean().backward()
-    net.emau.update_bases(mu)
-    assert net.emau.mu.dtype == torch.float32
-    assert net.emau.mu.isfinite().all()
+    net.head.update_bases(mu)
+    assert net.head.mu.dtype == torch.float32
+    assert net.head.mu.isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -65,4 +65,4 @@ def test_settings_that_were_stored_before_there_were_heads_build_the_papers():
     )  # fmt: skip
     net = build_network(model, 4)
     assert net.head is None
-    assert net.emau.gradient == "none"
+    assert net.head.gradient == "none"

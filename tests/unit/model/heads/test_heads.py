@@ -204,7 +204,7 @@ def test_options_reach_the_heads_that_know_them_and_no_gradient_means_the_heads_
     ham = build_head("ham", 16, 8, K=5, T=2, T_eval=4, gradient="full", output_stride=8).head
     assert (ham.K, ham.T, ham.T_eval, ham.gradient) == (5, 2, 4, "full")
     assert build_head("ham", 16, 8, gradient=None).head.gradient == "last"
-    assert tiny_net(gradient=None).emau.gradient == "none"
+    assert tiny_net(gradient=None).head.gradient == "none"
     assert build_head("external", 16, 8, K=5).head.keys.out_channels == 5
     aspp = build_head("deeplabv3", 16, 8, output_stride=16).head
     dilations = [branch.conv.dilation[0] for branch in aspp.branches[:4]]
@@ -215,7 +215,7 @@ def test_mmsegmentations_network_has_the_papers_head_alone():
     with pytest.raises(ValueError, match="head=ema alone, got head='fcn': use model=emanet"):
         MMSegEMANet(3, backbone="test_resnet", head="fcn")
     options: dict[str, Any] = {"backbone": "test_resnet", "output_stride": 16, "channels": 8, "aux_weight": 0.0}
-    assert MMSegEMANet(3, head="ema", gradient=None, **options).emau.gradient == "none"
+    assert MMSegEMANet(3, head="ema", gradient=None, **options).head.gradient == "none"
 
 
 # --- in the harness ---------------------------------------------------------------------------------------------------
@@ -260,9 +260,9 @@ def test_a_head_has_no_bases_and_sees_all_sizes(name: str):
 def test_the_papers_head_moves_its_bases_through_the_network():
     net = tiny_net()
     mu = torch.randn(2, 8, 3)
-    expected = 0.9 * net.emau.mu + 0.1 * mu.mean(0, keepdim=True)
+    expected = 0.9 * net.head.mu + 0.1 * mu.mean(0, keepdim=True)
     net.update_bases(mu)
-    torch.testing.assert_close(net.emau.mu, expected)
+    torch.testing.assert_close(net.head.mu, expected)
 
 
 @pytest.mark.parametrize("name", RIVALS)
