@@ -2,21 +2,21 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+import yaml
 from torch import nn
 
 from emanet import EMANet
 from emanet.checkpoints.mmseg import load_mmseg_checkpoint, main
-from emanet.common.errors import ConfigError, WeightsError
-from emanet.config.instantiate import build_network
-from emanet.config.rules import check
-from emanet.config.schema import CONF_DIR, register
+from emanet.common.errors import WeightsError
+from emanet.config.schema import CONF_DIR
 from emanet.model.emau import EMAU
-from emanet.model.mmseg import MMSegEMANet, MMSegEMAU
+from emanet.model.heads import MMSegEMAU
+from emanet.model.mmseg import MMSegEMANet
 from golden.make_mmseg_golden import GOLDEN, IMAGE_SHAPE, draw, draw_all, sample
 
 PAPERS = {"eps": "added", "normalize_mean": False, "concat": False, "align_corners": True, "aux_weight": 0.0}
@@ -128,29 +128,37 @@ def test_gradients_reach_the_auxiliary_head_and_not_conv1():
     logits, _, auxiliary = net(torch.randn(2, 3, 33, 33), return_bases=True)
     (logits.sum() + auxiliary.sum()).backward()
     without = {name for name, parameter in net.named_parameters() if parameter.grad is None}
-    assert without == {"emau.conv1.weight", "emau.conv1.bias"}
+    assert without == {"head.conv1.weight", "head.conv1.bias"}
 
 
-def test_the_configuration_builds_the_port_and_refuses_wrong_values(golden):
-    register()
-    small = ["model=emanet_mmseg", "model.backbone=resnet50c", "model.pretrained=false"]
-    with initialize_config_dir(CONF_DIR, version_base="1.3"):
-        cfg = compose("train", overrides=small)
-        wrong = [
-            compose("train", overrides=[*small, override])
-            for override in ("model.eps=none", "model.aux_weight=-1", "model.norm=layer")
-        ]
-    check(cfg)
+def test_the_configuration_builds_the_port(golden):
+    conf = Path(CONF_DIR)
+    options = {
+        **yaml.safe_load((conf / "model" / "emanet_mmseg.yaml").read_text()),
+        **yaml.safe_load((conf / "head" / "ema_mmseg.yaml").read_text()),
+    }
+    assert options.pop("_target_") == f"{MMSegEMANet.__module__}.MMSegEMANet"
+    assert {"override /head@_global_.head": "ema_mmseg"} in options.pop("defaults")
     with torch.device("meta"):
-        net = build_network(cfg.model, 19)
-    assert type(net) is MMSegEMANet
+        net = MMSegEMANet(19, **options | {"backbone": "resnet50c", "pretrained": False})
     buffers = ("running_mean", "running_var", "num_batches_tracked", "bases")
     peer = sum(math.prod(shape) for name, shape in golden["shapes"].items() if not name.endswith(buffers))
     assert sum(p.numel() for p in net.parameters()) == peer
-    messages = ("eps must be one of added, floor, got eps='none'", "aux_weight must be 0 .* got -1", "needs norm=l2")
-    for refused, message in zip(wrong, messages, strict=True):
-        with pytest.raises(ConfigError, match=message):
-            build_network(refused.model, 3)
+    assert {module.momentum for module in net.modules() if isinstance(module, nn.BatchNorm2d)} == {0.1}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"eps": "none"}, "eps must be one of added, floor, got eps='none'"),
+        ({"aux_weight": -1.0}, "aux_weight must be 0 .* got -1"),
+        ({"norm": "layer"}, "head=ema_mmseg has no option norm: .*; norm belongs to head=ema$"),
+        ({"backbone": "test_vit", "output_stride": 16}, "layer3, which 'test_vit' lacks: set aux_weight=0"),
+    ],
+)
+def test_senseless_values_are_refused(options: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        MMSegEMANet(3, **{"backbone": "resnet18", "channels": 8, "K": 3} | options)
 
 
 def test_a_checkpoint_says_its_own_size_parts_and_classes(state):

@@ -60,7 +60,7 @@ def test_logits_have_the_size_of_the_image(size: tuple[int, int]):
 def test_features_of_a_size_one_modulo_the_stride_keep_the_corners():
     net = tiny_net().eval()
     image = torch.randn(1, 3, 65, 49)
-    logits_low, _ = net.forward_low(image)
+    logits_low = net(image, low=True)
     assert logits_low.shape[-2:] == (65 // 16 + 1, 49 // 16 + 1)
     torch.testing.assert_close(net(image)[..., ::16, ::16], logits_low, rtol=1e-4, atol=1e-5)
 
@@ -142,8 +142,8 @@ def test_bfloat16_autocast_trains_and_keeps_the_bases_in_float32():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
-        ({"bn_momentum": 1.5}, "share of the new statistics, 0..1, got 1.5"),
+        ({"num_classes": 0}, "num_classes must be at least 1, got num_classes=0"),
+        ({"bn_momentum": 1.5}, "bn_momentum is a share, 0..1, got bn_momentum=1.5"),
         ({"K": 0}, "K must be at least 1, got K=0"),
         ({"backbone": "resnet101z"}, "unknown backbone 'resnet101z'"),
         ({"output_stride": 4}, "output_stride must be one of .* got 4"),
