@@ -1,4 +1,4 @@
-"""A rival head through the scripts: trained, evaluated to the digit, predicted with; options of another head refused."""
+"""A rival head through the scripts: trained, evaluated to the digit, predicted with; others' options refused."""
 
 import json
 import re

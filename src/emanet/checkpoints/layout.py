@@ -12,6 +12,7 @@ class Layout(NamedTuple):
     """How somebody's code names the parts of the network."""
 
     owner: str  #: for error messages
+    network: str  #: our class for it
     parts: dict[str, str]  #: the beginnings of their names, and of ours; other names are the same
     bases: str  #: their name of the stored bases, (1, channels, K)
     classifier: str  #: of the last convolution's weight, (classes, 256, 1, 1)

@@ -19,13 +19,10 @@ from emanet.model.weights import load_weights, read_checkpoint, unwrap_state_dic
 
 LAYOUT = Layout(
     owner="mmsegmentation's EMANet",
+    network="emanet.model.mmseg.MMSegEMANet",
     parts={
-        "backbone.stem.0.": "backbone.body.conv1.0.",
-        "backbone.stem.1.": "backbone.body.conv1.1.",
-        "backbone.stem.3.": "backbone.body.conv1.3.",
-        "backbone.stem.4.": "backbone.body.conv1.4.",
-        "backbone.stem.6.": "backbone.body.conv1.6.",
-        "backbone.stem.7.": "backbone.body.bn1.",
+        "backbone.stem.7.": "backbone.body.bn1.",  # before the other parts of the stem
+        "backbone.stem.": "backbone.body.conv1.",
         "backbone.layer": "backbone.body.layer",
         "decode_head.ema_in_conv.": "fc0.",
         "decode_head.ema_mid_conv.conv.": "head.conv1.",
@@ -46,11 +43,7 @@ LAYOUT = Layout(
 
 
 def infer_options(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Backbone, classes, channels, K and the parts of the head that a checkpoint holds.
-
-    Raises:
-        WeightsError: if it is not one of mmsegmentation's EMANet with ResNetV1c.
-    """
+    """What :meth:`Layout.infer_options` tells, and the parts of the head that a checkpoint holds."""
     return LAYOUT.infer_options(state) | {
         "concat": "decode_head.conv_cat.conv.weight" in state,
         "aux_weight": AUX_WEIGHT if "auxiliary_head.conv_seg.weight" in state else 0.0,

@@ -16,6 +16,7 @@ from emanet.model.weights import load_weights, read_state_dict, unwrap_state_dic
 
 LAYOUT = Layout(
     owner="the authors' code",
+    network="emanet.EMANet",
     parts={
         "extractor.0.": "backbone.body.conv1.",
         "extractor.1.": "backbone.body.bn1.",

@@ -5,13 +5,14 @@ mmsegmentation. Nothing needs the data set on disk, and no code is ever executed
 """
 
 import inspect
+import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from emanet.checkpoints import mmseg, reference
 from emanet.common.errors import WeightsError
@@ -19,7 +20,6 @@ from emanet.data.datasets import ade20k, blue_marble, cityscapes, coco_stuff, pa
 from emanet.data.palettes import spread_palette
 from emanet.model.backbone import input_statistics
 from emanet.model.hub import read_folder
-from emanet.model.mmseg import MMSegEMANet
 from emanet.model.network import EMANet
 from emanet.model.stored import UNKNOWN, Description, Stored, check_names, refusing, restore_network
 from emanet.model.weights import read_checkpoint, unwrap_state_dict
@@ -122,17 +122,12 @@ def foreign(content: Mapping[str, Any], source: str) -> Stored:
         layout, options = mmseg.LAYOUT, mmseg.infer_options(state)
     else:
         layout, options = reference.LAYOUT, reference.LAYOUT.infer_options(state)
-    network = MMSegEMANet if layout is mmseg.LAYOUT else EMANet
-    number = options.pop("num_classes")
+    arguments = inspect.signature(pkgutil.resolve_name(layout.network)).parameters.values()
+    defaults = {p.name: p.default for p in arguments if p.default is not p.empty}
+    model = {"_target_": layout.network, **defaults, **options}
+    number = model.pop("num_classes")
     described = mmseg.describe(content, number) or describe(number)
-    return Stored(source, {"model": settings_of(network) | options}, number, layout.convert(state), described, {})
-
-
-def settings_of(network: type[nn.Module]) -> dict[str, Any]:
-    """The settings of a network at their defaults."""
-    parameters = inspect.signature(network).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-    return {"_target_": f"{network.__module__}.{network.__qualname__}", **defaults}
+    return Stored(source, {"model": model}, number, layout.convert(state), described, {})
 
 
 def describe(number: int) -> Description:

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import timm
 import torch
@@ -52,11 +52,10 @@ class Backbone(nn.Module):
         pretrained: bool | str | Path = False,
     ) -> None:
         super().__init__()
-        level = find_level(name, output_stride)
+        place, self.channels, options = find_level(name, output_stride)
         self.name = name
         self.output_stride = output_stride
-        self.body = create_features(name, pretrained=pretrained, out_indices=(level.place,), **level.options)
-        self.channels = int(self.body.feature_info.channels()[-1])
+        self.body = create_features(name, pretrained=pretrained, out_indices=(place,), **options)
         self.gives_nhwc = getattr(self.body, "output_fmt", None) == Format.NHWC
         if multi_grid is not None:
             apply_multi_grid(self.body, output_stride, multi_grid)
@@ -77,16 +76,16 @@ def create_features(name: str, *, pretrained: bool | str | Path, **options: Any)
     Raises:
         WeightsError: where the weights cannot be fetched (it names the two ways out), or do not fit.
     """
-    if not pretrained:
-        return timm.create_model(name, features_only=True, **options)
-    if pretrained is not True:
+    if isinstance(pretrained, str | Path):
         log.info("ImageNet weights of %s from %s", name, pretrained)
         options["pretrained_cfg_overlay"] = {"state_dict": fit_classifier_weights(read_state_dict(pretrained), name)}
-        return timm.create_model(name, features_only=True, pretrained=True, **options)
-    log.info("ImageNet weights of %s from timm (fetched once, then cached)", name)
+    elif pretrained:
+        log.info("ImageNet weights of %s from timm (fetched once, then cached)", name)
     try:
-        return timm.create_model(name, features_only=True, pretrained=True, **options)
+        return timm.create_model(name, features_only=True, pretrained=bool(pretrained), **options)
     except Exception as error:  # the hub client raises errors of many unrelated types
+        if pretrained is not True:
+            raise
         raise WeightsError(
             f"cannot fetch the ImageNet weights of backbone {name!r} ({type(error).__name__}). Without a network, "
             "either give a local file in timm's layout, model.pretrained=PATH, or start from random weights, "
@@ -110,17 +109,9 @@ def check_name(name: str) -> None:
         raise ValueError(f"unknown backbone {name!r}: did you mean {close}?")
 
 
-class Level(NamedTuple):
-    """A level of a backbone's features."""
-
-    place: int
-    channels: int
-    options: dict[str, Any]  #: with which timm builds it
-
-
 @lru_cache
-def find_level(name: str, output_stride: int) -> Level:
-    """The deepest level with the wanted stride.
+def find_level(name: str, output_stride: int) -> tuple[int, int, dict[str, Any]]:
+    """The deepest level of features with the wanted stride: its place, channels, and the options timm builds it with.
 
     Raises:
         ValueError: where there is none; names the strides that there are and the families that can.
@@ -141,7 +132,7 @@ def find_level(name: str, output_stride: int) -> Level:
         reductions |= {level["reduction"] for level in info}
         levels = [level for level in info if level["reduction"] == output_stride]
         if levels:
-            return Level(levels[-1]["index"], levels[-1]["num_chs"], options)
+            return levels[-1]["index"], levels[-1]["num_chs"], options
     got = f"gives features at strides {sorted(reductions)}" if reductions else "gives no feature maps"
     raise ValueError(
         f"backbone {name!r} {got}, not at output_stride={output_stride}. Choose another stride, or a family that can "

@@ -213,27 +213,23 @@ NESTED = "[" * 100_000 + "]" * 100_000
     [
         ({"architecture": "os.system"}, r"asks for _target_=os\.system, which is none of ours: nothing"),
         ({"architecture": "Sequential"}, r"asks for _target_=emanet\.model\.Sequential"),
-        ({"architecture": ["EMANet"]}, r"asks for _target_=emanet\.model\.\['EMANet'\]"),
-        ({"architecture": None}, "asks for _target_=emanet.model.None"),
         ({"model": None}, "holds no config.json of an EMANet: .*TypeError"),
-        ({"model": [1, 2]}, "holds no config.json of an EMANet"),
         ({"model": {}}, "holds no config.json of an EMANet: .*KeyError: 'num_classes'"),
-        ({"model.head": "hostile.Head"}, r"asks for head=hostile\.Head, which is none of ours: nothing .*\nours: ema, "),
+        (
+            {"model.head": "hostile.Head"},
+            r"asks for head=hostile\.Head, which is none of ours: nothing .*\nours: ema, ",
+        ),
         ({"model.head": {"_target_": "os.system"}}, "asks for _target_=one inside head"),
-        ({"model.head": ["ema"]}, "asks for head=list"),
         ({"model.K": {"x": [{"_target_": "os.system"}]}}, "asks for _target_=one inside K"),
         ({"model.K": "many"}, "no network can be built from its settings"),
-        ({"model.K": [4]}, "no network can be built from its settings"),
         ({"model.multi_grid": {"a": 1}}, "does not fit|no network can be built"),
         ({"model.backbone": 5}, "no network can be built from its settings"),
         ({"model.backbone": "hf-hub:user/model"}, "no network can be built from its settings .*unknown backbone"),
         ({"model.num_classes": "3"}, "no network can be built from its settings"),
         ({"model.num_classes": 4}, r"other shapes: fc2\.bias"),
         ({"model.surprise": 1}, "no network can be built from its settings .*no option surprise"),
-        ({"description": "text"}, "holds no config.json of an EMANet"),
         ({"description": {"surprise": 1}}, "holds no config.json of an EMANet: .*TypeError"),
         ({"description.class_names": [1, 2, 3]}, "holds no config.json of an EMANet"),
-        ({"description.class_names": "abc"}, "holds no config.json of an EMANet"),
         ({"description.palette": [[0, 0, 0]]}, "palette must hold a color of three numbers 0..255 for each of the 3"),
         ({"description.palette": [[0, 0, 256]] * 3}, "palette must hold a color of three numbers"),
         ({"description.mean": [0.5]}, "mean and std must be three numbers each"),
@@ -273,9 +269,7 @@ def test_a_folder_that_asks_for_other_weights_gets_none(
         assert torch.equal(loaded(image), net(image))
 
 
-def test_a_head_of_the_users_comes_back_where_its_author_is_trusted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_head_of_the_users_comes_back_where_its_author_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "my_heads.py").write_text("import torch\nfrom torch import nn\n" + OWN_HEAD)
     monkeypatch.syspath_prepend(tmp_path)
     net = EMANet(3, **SMALL, head="my_heads.Twice", factor=3.0).eval()

@@ -57,14 +57,6 @@ def test_logits_have_the_size_of_the_image(size: tuple[int, int]):
     assert torch.equal(net(image), logits)
 
 
-def test_features_of_a_size_one_modulo_the_stride_keep_the_corners():
-    net = tiny_net().eval()
-    image = torch.randn(1, 3, 65, 49)
-    logits_low = net(image, low=True)
-    assert logits_low.shape[-2:] == (65 // 16 + 1, 49 // 16 + 1)
-    torch.testing.assert_close(net(image)[..., ::16, ::16], logits_low, rtol=1e-4, atol=1e-5)
-
-
 def test_logits_before_upsampling_are_those_that_are_upsampled():
     net = tiny_net().eval()
     image = torch.randn(1, 3, 65, 49)
@@ -73,6 +65,9 @@ def test_logits_before_upsampling_are_those_that_are_upsampled():
     logits = F.interpolate(logits_low, (65, 49), mode="bilinear", align_corners=net.align_corners)
     assert torch.equal(logits, net(image))
     assert torch.equal(mu, net(image, return_bases=True)[1])
+    # a size of one modulo the stride keeps the corners
+    assert logits_low.shape[-2:] == (65 // 16 + 1, 49 // 16 + 1)
+    torch.testing.assert_close(net(image)[..., ::16, ::16], logits_low, rtol=1e-4, atol=1e-5)
 
 
 def test_the_parts_are_applied_in_the_papers_order():
