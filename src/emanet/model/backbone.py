@@ -15,6 +15,7 @@ from timm.layers import Format
 from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 
+from emanet.common.checks import at_least_one
 from emanet.common.errors import WeightsError
 from emanet.model.weights import fit_classifier_weights, read_state_dict
 
@@ -58,6 +59,7 @@ class Backbone(nn.Module):
         self.body = create_features(name, pretrained=pretrained, out_indices=(place,), **options)
         self.gives_nhwc = getattr(self.body, "output_fmt", None) == Format.NHWC
         if multi_grid is not None:
+            at_least_one(**{f"multi_grid[{i}]": factor for i, factor in enumerate(multi_grid)})
             apply_multi_grid(self.body, output_stride, multi_grid)
 
     def forward(self, image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:

@@ -55,6 +55,8 @@ def test_without_multi_grid_timms_own_dilations_stay():
 def test_a_multi_grid_of_another_length_is_refused():
     with pytest.raises(ValueError, match=r"multi_grid needs 3 factors, one per block of layer4, got \[1, 2\]"):
         Backbone("resnet50s", multi_grid=(1, 2))
+    with pytest.raises(ValueError, match=r"multi_grid\[2\] must be at least 1, got multi_grid\[2\]=0"):
+        Backbone("resnet50s", multi_grid=(1, 2, 0))
 
 
 def test_a_backbone_without_bottlenecks_keeps_its_dilations():

@@ -26,17 +26,14 @@ def drawn(head: nn.Module) -> nn.Module:
 
 
 def conv_reference(block: nn.Module, x: np.ndarray, dilation: int = 1) -> np.ndarray:
-    """A convolution that keeps the size, batch norm and ReLU, tap by tap, of one image (d, h, w)."""
+    """A convolution that keeps the size, batch norm and ReLU of one image (d, h, w): a sum over shifted images."""
     weight = block.conv.weight.detach().numpy()
-    reach = weight.shape[-1] // 2
-    y = np.zeros((weight.shape[0], *x.shape[1:]))
-    for row in range(x.shape[1]):
-        for column in range(x.shape[2]):
-            for i in range(-reach, reach + 1):
-                for j in range(-reach, reach + 1):
-                    r, c = row + i * dilation, column + j * dilation
-                    if 0 <= r < x.shape[1] and 0 <= c < x.shape[2]:
-                        y[:, row, column] += weight[:, :, i + reach, j + reach] @ x[:, r, c]
+    reach, (_, h, w) = weight.shape[-1] // 2 * dilation, x.shape
+    padded = np.pad(x, ((0, 0), (reach, reach), (reach, reach)))
+    y = np.zeros((weight.shape[0], h, w))
+    for i, j in np.ndindex(weight.shape[2:]):
+        shifted = padded[:, i * dilation : i * dilation + h, j * dilation : j * dilation + w]
+        y += np.einsum("od,dhw->ohw", weight[:, :, i, j], shifted)
     bn = {key: value.detach().numpy()[:, None, None] for key, value in block.bn.state_dict().items() if value.ndim}
     y = (y - bn["running_mean"]) / np.sqrt(bn["running_var"] + 1e-5) * bn["weight"] + bn["bias"]
     return np.maximum(y, 0)

@@ -49,66 +49,45 @@ def normed(weights: dict[str, np.ndarray], name: str, y: np.ndarray) -> np.ndarr
     return y * weights[f"{name}.bn.weight"][:, None] + weights[f"{name}.bn.bias"][:, None]
 
 
-def softmax(scores: np.ndarray) -> np.ndarray:
-    """Of one vector."""
-    e = np.exp(scores - scores.max())
-    return e / e.sum()
+def softmax(scores: np.ndarray, axis: int) -> np.ndarray:
+    """Shares that sum to 1 along an axis."""
+    e = np.exp(scores - scores.max(axis=axis, keepdims=True))
+    return e / e.sum(axis=axis, keepdims=True)
 
 
 def nonlocal_reference(w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
-    """Pixel by pixel."""
+    """Each pixel i gets the sum of g_j, weighted by the softmax over j of theta_i phi_j / sqrt(m)."""
     theta = w["theta.weight"] @ x + w["theta.bias"][:, None]
     phi, g = w["phi.weight"] @ x, w["g.weight"] @ x
-    y = np.zeros_like(g)
-    for i in range(N):
-        weights = softmax(np.array([theta[:, i] @ phi[:, j] for j in range(N)]) / np.sqrt(C // 2))
-        for j in range(N):
-            y[:, i] += weights[j] * g[:, j]
-    return x + normed(w, "out", y)
+    weights = softmax(np.einsum("mi,mj->ij", theta, phi) / np.sqrt(C // 2), axis=1)
+    return x + normed(w, "out", np.einsum("ij,mj->mi", weights, g))
 
 
 def a2_reference(w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
-    """Descriptor by descriptor, pixel by pixel."""
-    a, b = w["a.weight"] @ x, w["b.weight"] @ x
-    v = w["v.weight"] @ x + w["v.bias"][:, None]
-    descriptors = [sum(share * a[:, i] for i, share in enumerate(softmax(row))) for row in b]
-    z = np.zeros_like(a)
-    for i in range(N):
-        for share, descriptor in zip(softmax(v[:, i]), descriptors, strict=True):
-            z[:, i] += share * descriptor
-    return x + normed(w, "out", z)
+    """Descriptors d are means of a over the pixels; each pixel gets its own mixture of them."""
+    gather = softmax(w["b.weight"] @ x, axis=1)
+    share = softmax(w["v.weight"] @ x + w["v.bias"][:, None], axis=0)
+    descriptors = np.einsum("mj,dj->md", w["a.weight"] @ x, gather)
+    return x + normed(w, "out", np.einsum("md,di->mi", descriptors, share))
 
 
 def external_reference(w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
     """Softmax over the pixels of each slot, then each pixel's weights over their sum."""
-    scores = w["keys.weight"] @ w["conv1.weight"] @ x
-    shares = np.stack([softmax(slot) for slot in scores])
-    y = np.zeros_like(x)
-    for i in range(N):
-        for k in range(len(shares)):
-            y[:, i] += shares[k, i] / shares[:, i].sum() * w["values.weight"][:, k]
-    return np.maximum(x + normed(w, "conv2", y), 0)
+    shares = softmax(w["keys.weight"] @ w["conv1.weight"] @ x, axis=1)
+    return np.maximum(x + normed(w, "conv2", w["values.weight"] @ (shares / shares.sum(axis=0))), 0)
 
 
 def ham_reference(w: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
-    """Lee and Seung's updates entry by entry, from uniform bases of unit norm and a softmax over them."""
+    """Lee and Seung's updates, codes before bases, from uniform bases of unit norm and a softmax over them."""
     pixels = np.maximum(w["lower.weight"] @ x + w["lower.bias"][:, None], 0)
     start = torch.rand(1, C, 3, generator=torch.Generator().manual_seed(0))[0].double().numpy()
     bases = start / (1e-6 + np.sqrt((start**2).sum(axis=0)))
-    codes = np.stack([softmax(pixels[:, i] @ bases) for i in range(N)])
+    codes = softmax(np.einsum("cn,ck->nk", pixels, bases), axis=1)
     for _ in range(4):
-        old = codes.copy()
-        for i in range(N):
-            for k in range(3):
-                wanted = sum(pixels[c, i] * bases[c, k] for c in range(C))
-                got = sum((bases @ old[i])[c] * bases[c, k] for c in range(C))
-                codes[i, k] = old[i, k] * wanted / (got + 1e-6)
-        before = bases.copy()
-        for c in range(C):
-            for k in range(3):
-                wanted = sum(pixels[c, i] * codes[i, k] for i in range(N))
-                got = sum((before[c] @ codes[i]) * codes[i, k] for i in range(N))
-                bases[c, k] = before[c, k] * wanted / (got + 1e-6)
+        wanted, got = np.einsum("cn,ck->nk", pixels, bases), np.einsum("nj,cj,ck->nk", codes, bases, bases)
+        codes = codes * wanted / (got + 1e-6)
+        wanted, got = np.einsum("cn,nk->ck", pixels, codes), np.einsum("cj,nj,nk->ck", bases, codes, codes)
+        bases = bases * wanted / (got + 1e-6)
     return np.maximum(x + normed(w, "upper", bases @ codes.T), 0)
 
 
