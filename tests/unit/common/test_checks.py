@@ -33,4 +33,4 @@ def test_a_value_must_be_one_of_a_literals_or_of_a_collections():
 
 def test_the_ends_of_a_range_are_in_it():
     at_least_one(K=1)
-    share(a=0, b=1.0)
+    share(a=0.0, b=1.0)
