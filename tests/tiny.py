@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
-from emanet.model.heads import options_of
 from emanet.model.network import EMANet
 from emanet.training.task import SegmentationTask
 
@@ -20,10 +19,9 @@ NAMES = ["a", "b", "c", "d"]
 def tiny_net(**options: Any) -> EMANet:
     """timm's test_resnet (0.4 M parameters) under a head of 8 channels, the same weights in every process."""
     torch.manual_seed(0)
-    defaults = {"backbone": "test_resnet", "output_stride": 16, "channels": 8, "K": 3, "dropout": 0.0}
-    if "K" not in options_of(options.get("head", "ema")):
-        del defaults["K"]
-    return EMANet(CLASSES, **{**defaults, **options})
+    bases = {"K": 3} if options.get("head", "ema") == "ema" else {}
+    small = {"backbone": "test_resnet", "output_stride": 16, "channels": 8, "dropout": 0.0}
+    return EMANet(CLASSES, **{**small, **bases, **options})
 
 
 def tiny_batch(

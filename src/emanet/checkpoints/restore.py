@@ -149,6 +149,6 @@ def describe_dataset(dataset: Mapping[str, Any], number: int) -> Description:
         if known.dataset == name and len(known.class_names) == number:
             return known
     raise WeightsError(
-        f"the checkpoint does not say what its {number} classes are called: it has no class_names, and its data set "
-        f"{name!r} is none of {', '.join(sorted({known.dataset for known in BENCHMARKS}))}"
+        f"the checkpoint does not say what its classes are called: it has no class_names for {number}, and its "
+        f"data set {name!r} is none of {', '.join(sorted({known.dataset for known in BENCHMARKS}))}"
     )
