@@ -93,9 +93,9 @@ def check_names(model: Mapping[str, Any], source: str) -> None:
     for key, ours in (("_target_", NETWORKS), ("head", HEADS)):
         for value in asked[key]:
             if not isinstance(value, str) or value not in ours:
+                got = " ".join(value.split())[:100] if isinstance(value, str) else type(value).__name__
                 raise WeightsError(
-                    f"{source} asks for {key}={value if isinstance(value, str) else type(value).__name__}, which is "
-                    "none of ours: nothing of it was imported\n"
+                    f"{source} asks for {key}={got}, which is none of ours: nothing of it was imported\n"
                     f"ours: {', '.join(ours)}; trust=true takes other people's classes, whose code then runs"
                 )
 

@@ -153,6 +153,7 @@ def traps(tmp_path: Path) -> dict[str, Any]:
         "head as a node": {"_target_": "emanet.EMANet", "head": system},
         "an option as a node": {"_target_": "emanet.EMANet", "multi_grid": [1, [system]]},
         "no text": {"_target_": ["os.system"]},
+        "lines": {"_target_": "os\n.system"},
         "nothing": {"command": f"touch {marker}"},
     }
 
@@ -167,6 +168,7 @@ def traps(tmp_path: Path) -> dict[str, Any]:
         ("head as a node", "_target_=one inside head"),
         ("an option as a node", "_target_=one inside multi_grid"),
         ("no text", "_target_=list"),
+        ("lines", "_target_=os .system"),
         ("nothing", "_target_=NoneType"),
     ],
 )

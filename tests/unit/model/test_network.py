@@ -1,10 +1,15 @@
 """The network: the paper's counts and sizes, its parts in order, and its refusals."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+import emanet.model
 from emanet import EMANet
 from tiny import CLASSES, tiny_net
 
@@ -38,6 +43,19 @@ def test_the_defaults_are_the_papers_network():
     assert net.fc0.conv.bias is net.fc1[0].conv.bias is None
     assert isinstance(net.fc1[1], nn.Dropout2d)
     assert net.fc1[1].p == 0.1
+
+
+def test_the_package_hands_out_its_public_names_and_imports_each_when_it_is_asked_for():
+    code = (
+        "import sys, emanet.model as m; assert 'torch' not in sys.modules; m.EMAU; assert 'timm' not in sys.modules; "
+        "print(*(getattr(m, name).__class__.__name__ for name in m.__all__))"
+    )
+    source = Path(emanet.__file__).parents[1]
+    given = {"check": True, "capture_output": True, "text": True, "cwd": source}
+    found = subprocess.run([sys.executable, "-c", code], **given).stdout.split()
+    assert dict(zip(emanet.model.__all__, found, strict=True))["HEADS"] == "dict"
+    with pytest.raises(AttributeError, match=r"'emanet\.model' has no attribute 'nothing'"):
+        _ = emanet.model.nothing
 
 
 @pytest.mark.parametrize("momentum", [3e-4, 0.1])
