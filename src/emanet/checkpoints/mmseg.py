@@ -11,71 +11,40 @@ from typing import Any
 
 from torch import Tensor
 
+from emanet.checkpoints.layout import Layout
 from emanet.common.errors import WeightsError
-from emanet.model.hub import UNKNOWN, Description
 from emanet.model.mmseg import AUX_WEIGHT, MMSegEMANet
+from emanet.model.stored import UNKNOWN, Description, refusing
 from emanet.model.weights import load_weights, read_checkpoint, unwrap_state_dict
 
-#: the port's name of each part, and ours
-PARTS = {
-    "backbone.stem.0.": "backbone.body.conv1.0.",
-    "backbone.stem.1.": "backbone.body.conv1.1.",
-    "backbone.stem.3.": "backbone.body.conv1.3.",
-    "backbone.stem.4.": "backbone.body.conv1.4.",
-    "backbone.stem.6.": "backbone.body.conv1.6.",
-    "backbone.stem.7.": "backbone.body.bn1.",
-    "backbone.layer": "backbone.body.layer",
-    "decode_head.ema_in_conv.": "fc0.",
-    "decode_head.ema_mid_conv.conv.": "head.conv1.",
-    "decode_head.ema_module.bases": "head.mu",
-    "decode_head.ema_out_conv.conv.": "head.conv2.0.",
-    "decode_head.ema_out_conv.bn.": "head.conv2.1.",
-    "decode_head.bottleneck.": "fc1.0.",
-    "decode_head.conv_cat.": "fc_cat.0.",
-    "decode_head.conv_seg.": "fc2.",
-    "auxiliary_head.convs.0.": "aux.0.",
-    "auxiliary_head.conv_seg.": "aux.2.",
-}
-BACKBONES = {6: "resnet50c", 23: "resnet101c", 36: "resnet152c"}  # by the number of blocks in the third stage
-TELLING = ("decode_head.ema_module.bases", "decode_head.conv_seg.weight", "backbone.stem.0.weight")
-
-
-def is_mmseg(state: Mapping[str, Any]) -> bool:
-    """Whether a state dict is that of mmsegmentation's EMANet."""
-    return TELLING[0] in state
-
-
-def convert_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of mmsegmentation's EMANet under our names; a name that is not known stays, to be refused later."""
-    renamed = {}
-    for key, value in state.items():
-        part = next((part for part in PARTS if key.startswith(part)), "")
-        renamed[PARTS.get(part, "") + key.removeprefix(part)] = value
-    return renamed
+LAYOUT = Layout(
+    owner="mmsegmentation's EMANet",
+    network="emanet.model.mmseg.MMSegEMANet",
+    parts={
+        "backbone.stem.7.": "backbone.body.bn1.",  # before the other parts of the stem
+        "backbone.stem.": "backbone.body.conv1.",
+        "backbone.layer": "backbone.body.layer",
+        "decode_head.ema_in_conv.": "fc0.",
+        "decode_head.ema_mid_conv.conv.": "head.conv1.",
+        "decode_head.ema_module.bases": "head.mu",
+        "decode_head.ema_out_conv.conv.": "head.conv2.0.",
+        "decode_head.ema_out_conv.bn.": "head.conv2.1.",
+        "decode_head.bottleneck.": "fc1.0.",
+        "decode_head.conv_cat.": "fc_cat.0.",
+        "decode_head.conv_seg.": "fc2.",
+        "auxiliary_head.convs.0.": "aux.0.",
+        "auxiliary_head.conv_seg.": "aux.2.",
+    },
+    bases="decode_head.ema_module.bases",
+    classifier="decode_head.conv_seg.weight",
+    stage="backbone.layer3.",
+    backbones={6: "resnet50c", 23: "resnet101c", 36: "resnet152c"},
+)
 
 
 def infer_options(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Backbone, classes, channels, K and the parts of the head that a checkpoint holds.
-
-    Raises:
-        WeightsError: if it is not one of mmsegmentation's EMANet with ResNetV1c.
-    """
-    if missing := [key for key in TELLING if key not in state]:
-        raise WeightsError(
-            f"this is no checkpoint of mmsegmentation's EMANet: it lacks {', '.join(missing)}; its keys begin with "
-            f"{', '.join(list(state)[:3])}"
-        )
-    blocks = len({key.split(".")[2] for key in state if key.startswith("backbone.layer3.")})
-    if blocks not in BACKBONES:
-        raise WeightsError(
-            f"backbone.layer3 has {blocks} blocks; ResNetV1c-50, 101 and 152 have {', '.join(map(str, BACKBONES))}"
-        )
-    _, channels, K = state["decode_head.ema_module.bases"].shape
-    return {
-        "num_classes": state["decode_head.conv_seg.weight"].shape[0],
-        "backbone": BACKBONES[blocks],
-        "channels": channels,
-        "K": K,
+    """What :meth:`Layout.infer_options` tells, and the parts of the head that a checkpoint holds."""
+    return LAYOUT.infer_options(state) | {
         "concat": "decode_head.conv_cat.conv.weight" in state,
         "aux_weight": AUX_WEIGHT if "auxiliary_head.conv_seg.weight" in state else 0.0,
     }
@@ -95,40 +64,25 @@ def load_mmseg_checkpoint(
     Raises:
         WeightsError: for a file that cannot be read safely, and for tensors that do not fit; names each of them.
     """
-    content = path_or_content if isinstance(path_or_content, Mapping) else read_foreign_checkpoint(path_or_content)
+    content = path_or_content if isinstance(path_or_content, Mapping) else read_checkpoint(path_or_content)
     state = unwrap_state_dict(content)
     net = MMSegEMANet(**infer_options(state), output_stride=output_stride, align_corners=align_corners, T=T)
-    load_weights(net, convert_state_dict(state), source="the mmsegmentation checkpoint")
-    net.description = describe(content.get("meta"), net)
+    load_weights(net, LAYOUT.convert(state), source="the mmsegmentation checkpoint")
+    net.description = describe(content, net.num_classes)
     return net.eval()
 
 
-def read_foreign_checkpoint(path: str | Path) -> dict:
-    """Read a file with tensors and plain containers; one that pickles mmengine's objects is refused with a way out."""
-    try:
-        return read_checkpoint(path)
-    except WeightsError as error:
-        if "was refused" not in str(error):
-            raise
-        raise WeightsError(
-            f"{error} mmengine's own checkpoints pickle loggers and numpy objects beside the weights. If you trust the "
-            "file's origin, strip them where mmengine is installed, and give weights.pth: python -c \"import torch; "
-            f"torch.save({{'state_dict': torch.load('{path}', weights_only=False)['state_dict']}}, 'weights.pth')\""
-        ) from error
+def describe(content: Mapping, num_classes: int) -> Description | None:
+    """Class names and palette that mmsegmentation stores beside the weights, in the old or the new way.
 
-
-def describe(meta: Any, net: MMSegEMANet) -> Description | None:
-    """Class names and palette that mmsegmentation stores beside the weights, in the old or the new way."""
-    meta = meta if isinstance(meta, Mapping) else {}
-    stored = {str(key).lower(): value for key, value in dict(meta.get("dataset_meta") or meta).items()}
-    names, palette = stored.get("classes"), stored.get("palette")
-    if not names or len(names) != net.num_classes:
-        return None
-    return Description(
-        dataset=UNKNOWN,
-        class_names=list(map(str, names)),
-        palette=[list(map(int, color)) for color in palette] if palette else None,
-    )
+    Raises:
+        WeightsError: for those that are no names and colors.
+    """
+    with refusing("the checkpoint's class names or palette cannot be used"):
+        meta = content.get("meta") or {}
+        stored = {key.lower(): value for key, value in dict(meta.get("dataset_meta") or meta).items()}
+        names, palette = stored.get("classes"), stored.get("palette")
+        return Description(UNKNOWN, list(names), palette) if names and len(names) == num_classes else None
 
 
 def main(arguments: list[str]) -> None:

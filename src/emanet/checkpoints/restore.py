@@ -4,6 +4,8 @@ Four kinds are read: files of our training, folders of ``save_pretrained``, and 
 mmsegmentation. Nothing needs the data set on disk, and no code is ever executed from a checkpoint.
 """
 
+import inspect
+import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,31 +14,32 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
-from emanet.checkpoints.mmseg import is_mmseg, load_mmseg_checkpoint, read_foreign_checkpoint
-from emanet.checkpoints.reference import load_reference_checkpoint
-from emanet.common.errors import EMANetError, WeightsError
-from emanet.config.instantiate import build
-from emanet.config.network import build_network
-from emanet.data.datasets import ade20k, cityscapes, coco_stuff, voc
-from emanet.data.datasets.pascal_context import PascalContext
+from emanet.checkpoints import mmseg, reference
+from emanet.common.errors import WeightsError
+from emanet.data.datasets import ade20k, blue_marble, cityscapes, coco_stuff, pascal_context, voc
 from emanet.data.palettes import spread_palette
 from emanet.model.backbone import input_statistics
-from emanet.model.hub import ARCHITECTURES, Description
+from emanet.model.hub import read_folder
 from emanet.model.network import EMANet
-from emanet.model.weights import load_weights, unwrap_state_dict
+from emanet.model.stored import UNKNOWN, Description, Stored, check_names, refusing, restore_network
+from emanet.model.weights import read_checkpoint, unwrap_state_dict
 
-#: benchmarks by number of classes, for weights that come without names
-BENCHMARKS = {len(module.CLASSES): module for module in (voc, cityscapes, coco_stuff, ade20k)}
-
-
-class Stored(NamedTuple):
-    """What a checkpoint holds, under our names."""
-
-    source: str  #: where it lies
-    settings: dict[str, Any]  #: configuration groups: ``model`` always, ``dataset`` and ``trainer`` if it is ours
-    weights: dict[str, Tensor]
-    description: Description  #: classes and input statistics
-    validation: dict[str, int | float]  #: scores at the time of writing, if it is ours
+CONTEXT = pascal_context.CLASSES
+#: classes and colors for weights that come without: by number, and by the name of the data set
+BENCHMARKS = [
+    Description(name, classes, palette.tolist())
+    for name, classes, palette in (
+        ("voc", voc.CLASSES, voc.PALETTE),
+        ("cityscapes", cityscapes.CLASSES, cityscapes.PALETTE),
+        ("coco_stuff", coco_stuff.CLASSES, coco_stuff.PALETTE),
+        ("ade20k", ade20k.CLASSES, ade20k.PALETTE),
+        ("pascal_context", CONTEXT, spread_palette(len(CONTEXT))),
+        ("pascal_context", ("background", *CONTEXT), np.pad(spread_palette(len(CONTEXT)), ((1, 0), (0, 0)))),
+        ("coco_voc", voc.CLASSES, voc.PALETTE),
+        ("coco_stuff_164k", coco_stuff.CLASSES, coco_stuff.PALETTE),
+        ("blue_marble", blue_marble.CLASSES, blue_marble.PALETTE),
+    )
+]
 
 
 class Restored(NamedTuple):
@@ -55,98 +58,97 @@ def restore(checkpoint: str | Path, model: Mapping[str, Any] | None = None, *, t
     Args:
         checkpoint: a file or folder, see the module's text.
         model: arguments of the network that are to differ from those stored, such as ``{"T_eval": 5}``.
+        trust: import other people's classes that the checkpoint names, and run their code.
 
     Raises:
         WeightsError: for a checkpoint that cannot be read or does not fit.
         ConfigError: for arguments that make no sense, or that the network's head does not know.
     """
     stored = read_stored(checkpoint, trust=trust)
-    described = stored.description
-    names = tuple(described.class_names)
-    before, wanted = stored.settings["model"], dict(model or {})
-    net = restore_network(stored, before | wanted, num_classes=len(names))
-    mean, std = input_statistics(net.backbone.name)
+    net = restore_network(stored, stored.settings["model"] | dict(model or {}))
+    described = stored.description or describe(stored.num_classes)
+    names, (mean, std) = tuple(described.class_names), input_statistics(net.backbone.name)
     palette = spread_palette(len(names)) if described.palette is None else np.array(described.palette, np.uint8)
     return Restored(net, names, palette, tuple(described.mean or mean), tuple(described.std or std))
 
 
-def restore_network(stored: Stored, model: Mapping[str, Any], *, num_classes: int) -> EMANet:
-    """Build the network from its configuration, and fill it with the weights of a checkpoint, strictly."""
-    net = build_network({**model, "pretrained": False}, num_classes)  # the checkpoint holds the backbone's weights too
-    load_weights(net, stored.weights, source=stored.source)
-    net.description = stored.description  # for save_pretrained
-    return net.eval()
-
-
 def read_stored(checkpoint: str | Path, *, trust: bool = False) -> Stored:
-    """Read a checkpoint of any of the four kinds.
+    """Read a checkpoint of any of the four kinds; what it says stays data, and nothing that it names is imported.
 
     Raises:
-        WeightsError: if it cannot be read, or is none of them.
+        WeightsError: if it cannot be read, is none of them, or names code that is not ours (unless ``trust``).
     """
     path = Path(checkpoint).expanduser()
     if path.is_dir():
-        return from_network(EMANet.from_pretrained(path), str(path))
-    content = read_foreign_checkpoint(path)
-    if "hyper_parameters" in content:
-        return ours(content, str(path))
-    foreign = load_mmseg_checkpoint if is_mmseg(unwrap_state_dict(content)) else load_reference_checkpoint
-    return from_network(foreign(content), str(path))
+        return read_folder(path, trust=trust)
+    content = read_checkpoint(path)
+    with refusing(f"{path} holds no settings and classes as our training stores them"):
+        stored = (ours if "hyper_parameters" in content else foreign)(content, str(path))
+    if not trust:
+        check_names(stored.settings["model"], str(path))
+    return stored
 
 
 def read_weights(checkpoint: str | Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint under our names, whoever wrote it; of ours, a bare state dict will do.
 
     Raises:
-        WeightsError: as :func:`read_stored`.
+        WeightsError: if it cannot be read, or is nobody's that we know.
     """
-    path = Path(checkpoint).expanduser()
-    if path.is_file():
-        state = unwrap_state_dict(read_foreign_checkpoint(path), source=str(path))
-        state = {key.removeprefix("net."): value for key, value in state.items()}
-        if {"backbone", "fc2"} <= {key.partition(".")[0] for key in state}:
-            return state
-    return read_stored(path).weights
+    content = read_checkpoint(checkpoint)
+    state = unwrap_state_dict(content, source=str(checkpoint))
+    is_ours = {"backbone", "fc2"} <= {key.partition(".")[0] for key in state}
+    return state if is_ours else foreign(content, str(checkpoint)).weights
 
 
 def ours(content: Mapping[str, Any], source: str) -> Stored:
     """A checkpoint of our training."""
-    settings = content["hyper_parameters"]
-    classes = content.get("classes") or classes_of_dataset(settings.get("dataset", {}))
-    described = Description(
-        dataset=str(settings.get("dataset", {}).get("name", "")),
-        class_names=classes["names"],
-        palette=classes["palette"],
-        miou=content.get("validation", {}).get("val/miou"),
-    )
-    state = {key.removeprefix("net."): value for key, value in unwrap_state_dict(content, source=source).items()}
-    return Stored(source, dict(settings), state, described, content.get("validation", {}))
+    settings, validation = dict(content["hyper_parameters"]), dict(content.get("validation") or {})
+    settings["model"] = dict(settings["model"])
+    state = unwrap_state_dict(content, source=source)
+    dataset, classes = settings.get("dataset") or {}, content.get("classes")
+    if classes is None:
+        described = describe_dataset(dataset, len(state["fc2.weight"]))
+    else:
+        name, miou = str(dataset.get("name", "")), validation.get("val/miou")
+        described = Description(name, classes["names"], classes["palette"], miou=miou)
+    return Stored(source, settings, len(described.class_names), state, described, validation)
 
 
-def from_network(net: EMANet, source: str) -> Stored:
-    """A network that another reader has already built; without a description, a benchmark's by its class count."""
-    config = net.hub_config()
-    options = {key: value for key, value in config["model"].items() if key != "num_classes"}
-    target = f"{ARCHITECTURES[config['architecture']]}.{config['architecture']}"
-    described = net.description or describe_benchmark(net.num_classes)
-    return Stored(source, {"model": {"_target_": target, **options}}, dict(net.state_dict()), described, {})
+def foreign(content: Mapping[str, Any], source: str) -> Stored:
+    """A checkpoint of the authors' code or of mmsegmentation; without class names, a benchmark's by their number."""
+    state = unwrap_state_dict(content, source=source)
+    if mmseg.LAYOUT.bases in state:
+        layout, options = mmseg.LAYOUT, mmseg.infer_options(state)
+    else:
+        layout, options = reference.LAYOUT, reference.LAYOUT.infer_options(state)
+    arguments = inspect.signature(pkgutil.resolve_name(layout.network)).parameters.values()
+    defaults = {p.name: p.default for p in arguments if p.default is not p.empty}
+    model = {"_target_": layout.network, **defaults, **options}
+    number = model.pop("num_classes")
+    described = mmseg.describe(content, number) or describe(number)
+    return Stored(source, {"model": model}, number, layout.convert(state), described, {})
 
 
-def classes_of_dataset(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """Names and colors of a configured data set, which need not be on disk."""
-    try:
-        datamodule = build({key: value for key, value in dataset.items() if key != "name"}, "dataset")
-    except (EMANetError, KeyError) as error:
-        raise WeightsError(f"the checkpoint does not say what its classes are called: {error}") from error
-    return {"names": list(datamodule.class_names), "palette": datamodule.palette.tolist()}
-
-
-def describe_benchmark(number: int) -> Description:
+def describe(number: int) -> Description:
     """The benchmark with so many classes; numbers in place of names if there is none."""
-    if number in (59, 60):
-        context = PascalContext(root=".", num_classes=59 if number == 59 else 60)
-        return Description("pascal_context", context.class_names, context.palette.tolist())
-    if number in BENCHMARKS:
-        module = BENCHMARKS[number]
-        return Description(module.__name__.rpartition(".")[2], module.CLASSES, module.PALETTE.tolist())
-    return Description("unknown", [f"class {label}" for label in range(number)], spread_palette(number).tolist())
+    found = (known for known in BENCHMARKS if len(known.class_names) == number and known.dataset != "blue_marble")
+    return next(found, Description(UNKNOWN, [f"class {label}" for label in range(number)]))
+
+
+def describe_dataset(dataset: Mapping[str, Any], number: int) -> Description:
+    """The classes of a stored configuration of a data set, by the names in it or by its own.
+
+    Raises:
+        WeightsError: where neither tells.
+    """
+    name, names = str(dataset.get("name", "")), dataset.get("class_names")
+    if names:
+        return Description(name, names)
+    for known in BENCHMARKS:
+        if known.dataset == name and len(known.class_names) == number:
+            return known
+    raise WeightsError(
+        f"the checkpoint does not say what its classes are called: it has no class_names for {number}, and its "
+        f"data set {name!r} is none of {', '.join(sorted({known.dataset for known in BENCHMARKS}))}"
+    )

@@ -19,7 +19,6 @@ from emanet.common.errors import ConfigError
 from emanet.common.files import write_json
 from emanet.common.processes import own_rank
 from emanet.config.instantiate import build
-from emanet.config.network import build_network
 from emanet.data.datamodule import SegmentationDataModule
 from emanet.data.inspection import contact_sheet, inspect, report, write_weights, written
 from emanet.data.reading import read_image
@@ -97,7 +96,7 @@ def start_network(cfg: Config, num_classes: int, *, fresh: bool) -> Any:
     model = dict(cfg["model"])
     if not fresh or cfg["init_from"] is not None:
         model["pretrained"] = False
-    net = build_network(model, num_classes)
+    net = build(model, "model", num_classes=num_classes)
     if cfg["init_from"] is not None:
         source = f"init_from={cfg['init_from']}"
         kept = load_weights(net, read_weights(cfg["init_from"]), source=source, replaceable="fc2.")

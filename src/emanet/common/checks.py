@@ -4,14 +4,15 @@ from typing import Any, get_args
 
 
 def at_least_one(**counts: int) -> None:
-    """Refuse counts below 1.
+    """Refuse counts below 1, and what is no count.
 
     Raises:
         ValueError: names each of them.
     """
-    if wrong := {name: value for name, value in counts.items() if value < 1}:
-        got = ", ".join(f"{name}={value}" for name, value in wrong.items())
-        raise ValueError(f"{' and '.join(wrong)} must be at least 1, got {got}")
+    if wrong := {name: value for name, value in counts.items() if not isinstance(value, int) or value < 1}:
+        kind = "" if all(isinstance(value, int) for value in wrong.values()) else "an integer, "
+        got = ", ".join(f"{name}={value!r}" for name, value in wrong.items())
+        raise ValueError(f"{' and '.join(wrong)} must be {kind}at least 1, got {got}")
 
 
 def share(**shares: float) -> None:

@@ -10,7 +10,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from emanet.common.errors import ConfigError
 from emanet.config.instantiate import build, is_node, mistakes
-from emanet.config.network import try_head, with_head
+from emanet.model.heads import check_head, options_of
 
 
 def settle(cfg: DictConfig) -> dict[str, Any]:
@@ -86,10 +86,7 @@ def wrong_node(where: str, node: Any) -> list[str]:
             f"{where} must be built from a _target_, got {node!r}: choose a file of conf/{where.partition('.')[0]}/"
         ]
     own = {key: value for key, value in node.items() if (where, key) not in LABELS}
-    try:
-        return mistakes(with_head(own) if where == "model" else own, where)
-    except ConfigError as error:
-        return [str(error)]
+    return mistakes(own, where)
 
 
 #: keys of a node that are not its constructor's: the name of a data set's group, the rules of the optimizer's groups
@@ -103,6 +100,13 @@ def refused(section: str, node: Any) -> list[str]:
     except (ConfigError, TypeError, ValueError, RuntimeError) as error:
         return [str(error) if str(error).startswith(section) else f"{section}: {error}"]
     return []
+
+
+def try_head(node: dict[str, Any]) -> None:
+    """Build the head of a network alone, which costs nothing."""
+    head = node.get("head", "ema")
+    options = {key: node[key] for key in options_of(head) if key in node}
+    check_head(head, options, output_stride=node.get("output_stride", 8))
 
 
 def try_scheduler(node: dict[str, Any]) -> None:

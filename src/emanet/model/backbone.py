@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import timm
 import torch
@@ -15,10 +15,12 @@ from timm.layers import Format
 from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 
+from emanet.common.checks import at_least_one
 from emanet.common.errors import WeightsError
 from emanet.model.weights import fit_classifier_weights, read_state_dict
 
 log = logging.getLogger(__name__)
+logging.getLogger("timm.models._builder").setLevel(logging.ERROR)  # warns of the last layers, which a backbone drops
 
 OUTPUT_STRIDES = (8, 16, 32)
 DILATING_FAMILIES = "resnet*, resnext*, regnet*, convnext*, efficientnet*, tf_efficientnet*, mobilenetv3*"
@@ -40,6 +42,8 @@ class Backbone(nn.Module):
         WeightsError: for weights that cannot be fetched or do not fit.
     """
 
+    body: Any
+
     def __init__(
         self,
         name: str = "resnet101s",
@@ -49,31 +53,14 @@ class Backbone(nn.Module):
         pretrained: bool | str | Path = False,
     ) -> None:
         super().__init__()
-        level = find_level(name, output_stride)
+        place, self.channels, options = find_level(name, output_stride)
         self.name = name
         self.output_stride = output_stride
-        body = create_features(name, pretrained=pretrained is True, out_indices=(level.place,), **level.options)
-        self.body = body
-        self.channels = int(body.feature_info.channels()[-1])
+        self.body = create_features(name, pretrained=pretrained, out_indices=(place,), **options)
         self.gives_nhwc = getattr(self.body, "output_fmt", None) == Format.NHWC
         if multi_grid is not None:
+            at_least_one(**{f"multi_grid[{i}]": factor for i, factor in enumerate(multi_grid)})
             apply_multi_grid(self.body, output_stride, multi_grid)
-        if isinstance(pretrained, str | Path):
-            self.load_weights(pretrained)
-
-    def load_weights(self, path: str | Path) -> None:
-        """Fill the features from a file of the whole classifier, matched strictly (see :mod:`emanet.model.weights`)."""
-        log.info("ImageNet weights of %s from %s", self.name, path)
-        state = fit_classifier_weights(read_state_dict(path), self.name)
-        # timm wraps transformers once more ("model.") and unrolls sequences ("stages.0" becomes "stages_0").
-        prefix = "model." if hasattr(self.body, "model") else ""
-        found = {prefix + key.replace(".", "_", 1): value for key, value in state.items()}
-        found |= {prefix + key: value for key, value in state.items()}
-        expected = self.body.state_dict()
-        absent = [key for key in expected if key not in found and not key.endswith("num_batches_tracked")]
-        if absent:
-            raise WeightsError(f"{path} gives backbone {self.name!r} no value for {', '.join(absent)}")
-        self.body.load_state_dict({key: found[key] for key in expected if key in found}, strict=False)
 
     def forward(self, image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
         """Features at ``output_stride``."""
@@ -85,18 +72,22 @@ class Backbone(nn.Module):
         return features[..., : -(-height // self.output_stride), : -(-width // self.output_stride)].contiguous()
 
 
-def create_features(name: str, *, pretrained: bool, **options: Any) -> Any:
-    """timm's feature extractor, with its ImageNet weights fetched if wanted.
+def create_features(name: str, *, pretrained: bool | str | Path, **options: Any) -> Any:
+    """timm's feature extractor; with its ImageNet weights, or those of a file of the whole classifier, if wanted.
 
     Raises:
-        WeightsError: where the weights cannot be fetched; names the two ways out.
+        WeightsError: where the weights cannot be fetched (it names the two ways out), or do not fit.
     """
-    if not pretrained:
-        return timm.create_model(name, features_only=True, **options)
-    log.info("ImageNet weights of %s from timm (fetched once, then cached)", name)
+    if isinstance(pretrained, str | Path):
+        log.info("ImageNet weights of %s from %s", name, pretrained)
+        options["pretrained_cfg_overlay"] = {"state_dict": fit_classifier_weights(read_state_dict(pretrained), name)}
+    elif pretrained:
+        log.info("ImageNet weights of %s from timm (fetched once, then cached)", name)
     try:
-        return timm.create_model(name, features_only=True, pretrained=True, **options)
+        return timm.create_model(name, features_only=True, pretrained=bool(pretrained), **options)
     except Exception as error:  # the hub client raises errors of many unrelated types
+        if pretrained is not True:
+            raise
         raise WeightsError(
             f"cannot fetch the ImageNet weights of backbone {name!r} ({type(error).__name__}). Without a network, "
             "either give a local file in timm's layout, model.pretrained=PATH, or start from random weights, "
@@ -120,17 +111,9 @@ def check_name(name: str) -> None:
         raise ValueError(f"unknown backbone {name!r}: did you mean {close}?")
 
 
-class Level(NamedTuple):
-    """A level of a backbone's features."""
-
-    place: int
-    channels: int
-    options: dict[str, Any]  #: with which timm builds it
-
-
 @lru_cache
-def find_level(name: str, output_stride: int) -> Level:
-    """The deepest level with the wanted stride.
+def find_level(name: str, output_stride: int) -> tuple[int, int, dict[str, Any]]:
+    """The deepest level of features with the wanted stride: its place, channels, and the options timm builds it with.
 
     Raises:
         ValueError: where there is none; names the strides that there are and the families that can.
@@ -151,7 +134,7 @@ def find_level(name: str, output_stride: int) -> Level:
         reductions |= {level["reduction"] for level in info}
         levels = [level for level in info if level["reduction"] == output_stride]
         if levels:
-            return Level(levels[-1]["index"], levels[-1]["num_chs"], options)
+            return levels[-1]["index"], levels[-1]["num_chs"], options
     got = f"gives features at strides {sorted(reductions)}" if reductions else "gives no feature maps"
     raise ValueError(
         f"backbone {name!r} {got}, not at output_stride={output_stride}. Choose another stride, or a family that can "

@@ -38,7 +38,8 @@ class EMANet(nn.Module, HubMixin):
         output_stride: input pixels per feature: 8 (the paper's), 16 or 32.
         multi_grid: dilation factors of a ResNet's last stage, see :class:`~emanet.model.backbone.Backbone`.
         pretrained: ``True`` for timm's ImageNet weights, a path for a local file, ``False`` for none.
-        head: ``ema``, the paper's, another name of :data:`emanet.model.heads.HEADS`, or a class.
+        head: ``ema``, the paper's, another name of :data:`emanet.model.heads.HEADS`, or a class
+            of one's own, itself or as ``module.Class``.
         channels: width of the head: 512 or 256 in the paper.
         dropout: share of fc1's channels dropped in training.
         bn_momentum: share of the *new* statistics in every batch norm's running mean, backbone included.
@@ -71,7 +72,7 @@ class EMANet(nn.Module, HubMixin):
         at_least_one(num_classes=num_classes)
         share(dropout=dropout, bn_momentum=bn_momentum)
         # The head first: its settings are refused before a backbone is built or its weights are fetched.
-        width = find_level(backbone, output_stride).channels
+        _, width, _ = find_level(backbone, output_stride)
         options["channels"] = channels
         self.head: Any = build_head(head, in_channels=width, output_stride=output_stride, options=options)
         self.head_name = head if isinstance(head, str) else f"{head.__module__}.{head.__qualname__}"

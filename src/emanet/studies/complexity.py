@@ -23,7 +23,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from emanet.common.errors import ConfigError
-from emanet.config.network import build_network
 from emanet.config.rules import check
 from emanet.config.schema import PROJECT_ROOT
 from emanet.model.heads import HEADS
@@ -135,7 +134,7 @@ def measure(net: EMANet, height: int, width: int) -> list[Cost]:
         net(image)
     flops = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
     costs = [
-        Cost(name, count_parameters(part), flops[f"{type(net).__name__}.{name}"] // 2, peaks[name])
+        Cost(name, count_parameters(part), flops.get(f"{type(net).__name__}.{name}", 0) // 2, peaks[name])
         for name, part in net.named_children()
         if name in peaks and not isinstance(part, nn.Identity)  # a head for training alone does not run
     ]

@@ -14,7 +14,6 @@ from composing import settled
 from emanet.cli.jobs import train
 from emanet.common.errors import WeightsError
 from emanet.config.instantiate import build
-from emanet.config.network import build_network
 from emanet.config.schema import CONF_DIR, last_checkpoint
 from emanet.model.weights import read_checkpoint
 from emanet.training.task import SegmentationTask
@@ -82,7 +81,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint of a stage before, scaled down to R-50."""
     cfg = experiment("voc_test_r101_1_coco", "model.backbone=resnet50s", "model.pretrained=false")
     path = tmp_path_factory.mktemp("stage") / "last.ckpt"
-    torch.save({"state_dict": build_network(cfg["model"], 21).state_dict()}, path)
+    torch.save({"state_dict": build(cfg["model"], "model", num_classes=21).state_dict()}, path)
     return path
 
 
@@ -101,7 +100,7 @@ def test_the_full_network_has_the_size_counted_by_hand(name: str):
     assert cfg["name"] == name
     data = build({key: value for key, value in cfg["dataset"].items() if key != "name"}, "dataset")
     with torch.device("meta"):
-        net = build_network(cfg["model"], data.num_classes)
+        net = build(cfg["model"], "model", num_classes=data.num_classes)
     assert (net.backbone.name, net.num_classes, net.output_stride) == (case.backbone, case.classes, case.stride)
     assert sum(parameter.numel() for parameter in net.parameters()) == parameters(case)
 

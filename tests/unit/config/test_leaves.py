@@ -75,7 +75,6 @@ class Recorder:
         monkeypatch.setattr(building, "input_statistics", note("input_statistics", ((0, 0, 0), (1, 1, 1))))
         monkeypatch.setattr(building, "GroupedOptimizer", note("GroupedOptimizer", MagicMock()))
         monkeypatch.setattr(building, "SegmentationTask", note("SegmentationTask", MagicMock()))
-        monkeypatch.setattr(jobs, "build_network", lambda node, classes: self.calls.append(f"model: {node}"))
         monkeypatch.setattr(jobs, "build_loggers", lambda nodes, **run: self.calls.append(f"loggers: {nodes}") or [])
         monkeypatch.setattr(jobs, "describe_run", self.describe)
         monkeypatch.setattr(jobs.L, "seed_everything", note("seed_everything", None))

@@ -218,22 +218,16 @@ def test_the_start_is_the_authors():
     assert sum(p.numel() for p in net.parameters()) == 2 * 512**2 + 3 * 512
 
 
-def test_an_update_keeps_the_share_momentum_of_the_old_bases():
-    net = unit(momentum=0.9)
-    net.mu.fill_(1.0)
-    address = net.mu.data_ptr()
-    batch = torch.stack([torch.full((CHANNELS, BASES), 2.0), torch.full((CHANNELS, BASES), 4.0)]).double()
-    net.update_bases(batch)
-    torch.testing.assert_close(net.mu, torch.full_like(net.mu, 0.9 * 1 + 0.1 * 3))
-    assert net.mu.data_ptr() == address  # in place: a re-assigned buffer is not synchronized
-
-
-@pytest.mark.parametrize(("momentum", "expected"), [(1.0, 1.0), (0.0, 3.0), (0.99, 1.02)])
-def test_momentum_is_the_share_of_the_old_bases_not_of_the_new(momentum: float, expected: float):
+@pytest.mark.parametrize(("momentum", "expected"), [(0.9, 1.2), (1.0, 1.0), (0.0, 3.0), (0.99, 1.02)])
+def test_an_update_keeps_the_share_momentum_of_the_old_bases_and_takes_the_rest_from_the_mean(
+    momentum: float, expected: float
+):
     net = unit(momentum=momentum)
     net.mu.fill_(1.0)
-    net.update_bases(torch.full((1, CHANNELS, BASES), 3.0, dtype=torch.float64))
+    address = net.mu.data_ptr()
+    net.update_bases(torch.stack([torch.full((CHANNELS, BASES), value).double() for value in (2.0, 4.0)]))
     torch.testing.assert_close(net.mu, torch.full_like(net.mu, expected))
+    assert net.mu.data_ptr() == address  # in place: a re-assigned buffer is not synchronized
 
 
 def test_stored_bases_are_not_normalized_again():
@@ -342,6 +336,7 @@ def test_no_graph_is_kept_under_no_grad_even_where_a_gradient_is_configured():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"channels": 0}, "must be at least 1, got channels=0"),
         ({"K": 0}, "must be at least 1, got K=0"),
         ({"T": 0}, "must be at least 1, got T=0, T_eval=0"),
         ({"T_eval": 0}, "must be at least 1, got T_eval=0"),
@@ -354,12 +349,7 @@ def test_no_graph_is_kept_under_no_grad_even_where_a_gradient_is_configured():
 )
 def test_settings_without_sense_are_refused_with_what_was_got(options: dict, message: str):
     with pytest.raises(ValueError, match=message):
-        unit(**options)
-
-
-def test_no_channels_are_refused():
-    with pytest.raises(ValueError, match="must be at least 1, got channels=0"):
-        EMAU(0)
+        EMAU(**{"channels": CHANNELS, "K": BASES} | options)
 
 
 @pytest.mark.parametrize(

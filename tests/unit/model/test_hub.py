@@ -1,6 +1,7 @@
 """Networks as folders: what was saved comes back, names and statistics with it; nothing in them is executed."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ from emanet import EMANet
 from emanet.checkpoints.restore import restore
 from emanet.common.errors import WeightsError
 from emanet.model.backbone import input_statistics
-from emanet.model.hub import CITATION, Description
 from emanet.model.mmseg import MMSegEMANet
+from emanet.model.stored import Description
 
 SMALL = {"backbone": "resnet18", "channels": 16, "K": 4, "multi_grid": None, "output_stride": 16}
 DESCRIBED = Description(
@@ -36,7 +37,7 @@ def net() -> EMANet:
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request would be an error."""
-    monkeypatch.setattr("emanet.model.hub.hf_hub_download", None)
+    monkeypatch.setattr("emanet.model.hub.snapshot_download", None)
 
 
 def test_what_is_saved_comes_back_with_the_same_logits(net: EMANet, tmp_path: Path):
@@ -45,7 +46,7 @@ def test_what_is_saved_comes_back_with_the_same_logits(net: EMANet, tmp_path: Pa
     loaded = EMANet.from_pretrained(tmp_path / "out")
     assert torch.equal(loaded(image), net(image))
     assert not loaded.training
-    assert (loaded.emau.momentum, loaded.emau.T_eval, loaded.output_stride) == (0.7, 2, 16)
+    assert (loaded.head.momentum, loaded.head.T_eval, loaded.output_stride) == (0.7, 2, 16)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.safetensors", "config.json", "README.md"}
 
 
@@ -84,7 +85,7 @@ def test_what_was_restored_can_be_saved_again_with_its_names(net: EMANet, tmp_pa
 
 def test_arguments_can_be_overridden_while_loading(net: EMANet, tmp_path: Path):
     net.save_pretrained(tmp_path)
-    assert EMANet.from_pretrained(tmp_path, T_eval=7, output_stride=8).emau.T_eval == 7
+    assert EMANet.from_pretrained(tmp_path, T_eval=7, output_stride=8).head.T_eval == 7
 
 
 def test_the_ports_network_comes_back_as_itself(tmp_path: Path):
@@ -92,11 +93,11 @@ def test_the_ports_network_comes_back_as_itself(tmp_path: Path):
     net.save_pretrained(tmp_path)
     loaded = EMANet.from_pretrained(tmp_path)
     assert type(loaded) is MMSegEMANet
-    assert (loaded.aux_weights, loaded.output_stride, loaded.emau.K) == ((0.2,), 16, 4)
+    assert (loaded.aux_weights, loaded.output_stride, loaded.head.K) == ((0.2,), 16, 4)
     image = torch.randn(1, 3, 33, 33)
     assert torch.equal(loaded(image), net(image))
     EMANet(3, **SMALL).save_pretrained(tmp_path / "plain")
-    with pytest.raises(WeightsError, match="holds a EMANet, not a MMSegEMANet"):
+    with pytest.raises(WeightsError, match="holds EMANet, not MMSegEMANet: use EMANet"):
         MMSegEMANet.from_pretrained(tmp_path / "plain")
 
 
@@ -113,7 +114,7 @@ def test_the_card_states_task_data_score_configuration_and_citation(net: EMANet,
     assert "| mIoU | 78.52 % (val) |" in card.text
     assert "background, cat, dog" in card.text
     assert '"momentum": 0.7' in card.text
-    assert CITATION in card.text
+    assert "@inproceedings{li2019expectation," in card.text
 
 
 def test_without_a_description_the_card_says_what_is_not_known(tmp_path: Path):
@@ -158,16 +159,25 @@ def test_push_to_hub_sends_the_same_three_files(net: EMANet, monkeypatch: pytest
 def test_a_repository_is_read_like_a_folder(net: EMANet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     net.save_pretrained(tmp_path)
 
-    def fetch(repo_id, filename, **options):
-        assert repo_id == "user/emanet"
-        return str(tmp_path / filename)
+    def fetch(repo_id: str, *, allow_patterns: list[str], **options: object) -> str:
+        assert (repo_id, allow_patterns, options) == (
+            "user/emanet",
+            ["model.safetensors", "config.json"],
+            {"revision": "v1"},
+        )
+        return str(tmp_path)
 
-    monkeypatch.setattr("emanet.model.hub.hf_hub_download", fetch)
-    monkeypatch.setattr(
-        "huggingface_hub.hub_mixin.hf_hub_download", lambda repo_id, filename, **o: fetch(repo_id, filename)
-    )
+    monkeypatch.setattr("emanet.model.hub.snapshot_download", fetch)
+    loaded = EMANet.from_pretrained("user/emanet", revision="v1", T_eval=5)
     image = torch.randn(1, 3, 33, 33)
-    assert torch.equal(EMANet.from_pretrained("user/emanet")(image), net(image))
+    assert loaded.head.T_eval == 5
+    loaded.head.T_eval = 2
+    assert torch.equal(loaded(image), net(image))
+
+
+def test_a_repository_that_cannot_be_had_is_said_in_one_line():
+    with pytest.raises(WeightsError, match=r"^user/none is no folder, and no repository that the Hub gives \(TypeErr"):
+        EMANet.from_pretrained("user/none")
 
 
 def test_folders_that_do_not_fit_are_refused_by_name(net: EMANet, tmp_path: Path):
@@ -183,9 +193,101 @@ def test_folders_that_do_not_fit_are_refused_by_name(net: EMANet, tmp_path: Path
         EMANet.from_pretrained(tmp_path)
 
 
-def test_a_configuration_cannot_name_code_to_import(net: EMANet, tmp_path: Path):
+# --- hostile folders ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as it should be."""
+    net = EMANet(3, **SMALL)
+    net.description = DESCRIBED
+    net.save_pretrained(folder := tmp_path_factory.mktemp("saved"))
+    return folder
+
+
+NESTED = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"architecture": "os.system"}, r"asks for _target_=os\.system, which is none of ours: nothing"),
+        ({"architecture": "Sequential"}, r"asks for _target_=emanet\.model\.Sequential"),
+        ({"model": None}, "holds no config.json of an EMANet: .*TypeError"),
+        ({"model": {}}, "holds no config.json of an EMANet: .*KeyError: 'num_classes'"),
+        (
+            {"model.head": "hostile.Head"},
+            r"asks for head=hostile\.Head, which is none of ours: nothing .*\nours: ema, ",
+        ),
+        ({"model.head": {"_target_": "os.system"}}, "asks for _target_=one inside head"),
+        ({"model.K": {"x": [{"_target_": "os.system"}]}}, "asks for _target_=one inside K"),
+        ({"model.K": "many"}, "no network can be built from its settings"),
+        ({"model.multi_grid": {"a": 1}}, "does not fit|no network can be built"),
+        ({"model.backbone": 5}, "no network can be built from its settings"),
+        ({"model.backbone": "hf-hub:user/model"}, "no network can be built from its settings .*unknown backbone"),
+        ({"model.num_classes": "3"}, "no network can be built from its settings"),
+        ({"model.num_classes": 4}, r"other shapes: fc2\.bias"),
+        ({"model.surprise": 1}, "no network can be built from its settings .*no option surprise"),
+        ({"description": {"surprise": 1}}, "holds no config.json of an EMANet: .*TypeError"),
+        ({"description.class_names": [1, 2, 3]}, "holds no config.json of an EMANet"),
+        ({"description.palette": [[0, 0, 0]]}, "palette must hold a color of three numbers 0..255 for each of the 3"),
+        ({"description.palette": [[0, 0, 256]] * 3}, "palette must hold a color of three numbers"),
+        ({"description.mean": [0.5]}, "mean and std must be three numbers each"),
+        ({"description.miou": "high"}, "holds no config.json of an EMANet"),
+        (NESTED, "holds no config.json of an EMANet: .*RecursionError"),
+        (f'{{"architecture": "EMANet", "model": {{"num_classes": 3, "K": {NESTED}}}}}', "RecursionError"),
+        ("{", "holds no config.json of an EMANet: .*JSONDecodeError"),
+        ("[]", "holds no config.json of an EMANet: .*TypeError"),
+    ],
+)
+def test_odd_content_is_refused_in_one_weights_error(saved: Path, change: dict | str, message: str, tmp_path: Path):
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    for key, value in change.items() if isinstance(change, dict) else ():
+        group, _, leaf = key.partition(".")
+        config[group] = config[group] | {leaf: value} if leaf else value
+    path.write_text(json.dumps(config) if isinstance(change, dict) else change)
+    for read in (EMANet.from_pretrained, restore):
+        with pytest.raises(WeightsError, match=message) as caught:
+            read(tmp_path)
+        assert str(caught.value).count("\n") <= 1
+
+
+@pytest.mark.parametrize("pretrained", [True, "imagenet.pth"])
+def test_a_folder_that_asks_for_other_weights_gets_none(
+    net: EMANet, pretrained: bool | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     net.save_pretrained(tmp_path)
     path = tmp_path / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"architecture": "os.system"}))
-    with pytest.raises(WeightsError, match=r"holds no config\.json of an EMANet"):
-        EMANet.from_pretrained(tmp_path)
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"model": config["model"] | {"pretrained": pretrained}}))
+    monkeypatch.setattr("emanet.model.backbone.read_state_dict", None)
+    monkeypatch.setattr("timm.models._builder.load_pretrained", None)
+    image = torch.randn(1, 3, 33, 33)
+    for loaded in (EMANet.from_pretrained(tmp_path), restore(tmp_path).net):
+        assert torch.equal(loaded(image), net(image))
+
+
+def test_a_head_of_the_users_comes_back_where_its_author_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "my_heads.py").write_text("import torch\nfrom torch import nn\n" + OWN_HEAD)
+    monkeypatch.syspath_prepend(tmp_path)
+    net = EMANet(3, **SMALL, head="my_heads.Twice", factor=3.0).eval()
+    net.save_pretrained(tmp_path / "out")
+    with pytest.raises(WeightsError, match=r"asks for head=my_heads\.Twice, which is none of ours"):
+        restore(tmp_path / "out")
+    image = torch.randn(1, 3, 33, 33)
+    for loaded in (EMANet.from_pretrained(tmp_path / "out", trust=True), restore(tmp_path / "out", trust=True).net):
+        assert loaded.head.factor == 3.0
+        assert torch.equal(loaded(image), net(image))
+
+
+OWN_HEAD = """
+class Twice(nn.Module):
+    def __init__(self, channels: int = 16, *, K: int = 4, factor: float = 2.0) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return self.factor * x, None
+"""

@@ -1,10 +1,15 @@
 """The network: the paper's counts and sizes, its parts in order, and its refusals."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+import emanet.model
 from emanet import EMANet
 from tiny import CLASSES, tiny_net
 
@@ -21,8 +26,8 @@ def test_parameters_are_as_many_as_the_authors(backbone: str, whole: float, body
     assert millions(net) == pytest.approx(whole, abs=5e-4)
     assert millions(net.backbone) == pytest.approx(body, abs=5e-4)
     assert millions(net) - millions(net.backbone) == pytest.approx(11.150, abs=1e-3)
-    assert millions(net.emau) == pytest.approx(0.526, abs=5e-4)
-    assert net.emau.mu.numel() / 1e6 == pytest.approx(0.033, abs=5e-4)
+    assert millions(net.head) == pytest.approx(0.526, abs=5e-4)
+    assert net.head.mu.numel() / 1e6 == pytest.approx(0.033, abs=5e-4)
 
 
 def test_the_defaults_are_the_papers_network():
@@ -30,14 +35,27 @@ def test_the_defaults_are_the_papers_network():
         net = EMANet(21)
     assert net.backbone.name == "resnet101s"
     assert net.output_stride == 8
-    assert (net.emau.K, net.emau.T, net.emau.momentum, net.emau.norm) == (64, 3, 0.9, "l2")
-    assert (net.emau.maintenance, net.emau.gradient) == ("moving_average", "none")
+    assert (net.head.K, net.head.T, net.head.momentum, net.head.norm) == (64, 3, 0.9, "l2")
+    assert (net.head.maintenance, net.head.gradient) == ("moving_average", "none")
     assert net.fc0.conv.weight.shape == (512, 2048, 3, 3)
     assert net.fc1[0].conv.weight.shape == (256, 512, 3, 3)
     assert net.fc2.weight.shape == (21, 256, 1, 1)
     assert net.fc0.conv.bias is net.fc1[0].conv.bias is None
     assert isinstance(net.fc1[1], nn.Dropout2d)
     assert net.fc1[1].p == 0.1
+
+
+def test_the_package_hands_out_its_public_names_and_imports_each_when_it_is_asked_for():
+    code = (
+        "import sys, emanet.model as m; assert 'torch' not in sys.modules; m.EMAU; assert 'timm' not in sys.modules; "
+        "print(*(getattr(m, name).__class__.__name__ for name in m.__all__))"
+    )
+    source = Path(emanet.__file__).parents[1]
+    given = {"check": True, "capture_output": True, "text": True, "cwd": source}
+    found = subprocess.run([sys.executable, "-c", code], **given).stdout.split()
+    assert dict(zip(emanet.model.__all__, found, strict=True))["HEADS"] == "dict"
+    with pytest.raises(AttributeError, match=r"'emanet\.model' has no attribute 'nothing'"):
+        _ = emanet.model.nothing
 
 
 @pytest.mark.parametrize("momentum", [3e-4, 0.1])
@@ -57,14 +75,6 @@ def test_logits_have_the_size_of_the_image(size: tuple[int, int]):
     assert torch.equal(net(image), logits)
 
 
-def test_features_of_a_size_one_modulo_the_stride_keep_the_corners():
-    net = tiny_net().eval()
-    image = torch.randn(1, 3, 65, 49)
-    logits_low, _ = net.forward_low(image)
-    assert logits_low.shape[-2:] == (65 // 16 + 1, 49 // 16 + 1)
-    torch.testing.assert_close(net(image)[..., ::16, ::16], logits_low, rtol=1e-4, atol=1e-5)
-
-
 def test_logits_before_upsampling_are_those_that_are_upsampled():
     net = tiny_net().eval()
     image = torch.randn(1, 3, 65, 49)
@@ -73,13 +83,16 @@ def test_logits_before_upsampling_are_those_that_are_upsampled():
     logits = F.interpolate(logits_low, (65, 49), mode="bilinear", align_corners=net.align_corners)
     assert torch.equal(logits, net(image))
     assert torch.equal(mu, net(image, return_bases=True)[1])
+    # a size of one modulo the stride keeps the corners
+    assert logits_low.shape[-2:] == (65 // 16 + 1, 49 // 16 + 1)
+    torch.testing.assert_close(net(image)[..., ::16, ::16], logits_low, rtol=1e-4, atol=1e-5)
 
 
 def test_the_parts_are_applied_in_the_papers_order():
     net = tiny_net().eval()
     image = torch.randn(1, 3, 33, 33)
     x = net.fc0.bn(net.fc0.conv(net.backbone(image))).relu()
-    x, _ = net.emau(x)
+    x, _ = net.head(x)
     x = net.fc2(net.fc1[0].bn(net.fc1[0].conv(x)).relu())
     torch.testing.assert_close(net(image), F.interpolate(x, (33, 33), mode="bilinear", align_corners=True))
 
@@ -95,10 +108,10 @@ def test_dropout_drops_whole_channels_in_training_only():
 
 def test_the_gradient_reaches_every_trainable_parameter_and_the_bases_stay():
     net = tiny_net(gradient="last").train()
-    before = net.emau.mu.clone()
+    before = net.head.mu.clone()
     net(torch.randn(2, 3, 33, 33)).square().mean().backward()
     assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
-    assert torch.equal(net.emau.mu, before)
+    assert torch.equal(net.head.mu, before)
 
 
 @pytest.mark.parametrize(
@@ -134,16 +147,16 @@ def test_bfloat16_autocast_trains_and_keeps_the_bases_in_float32():
     with torch.autocast("cpu", torch.bfloat16):
         logits, mu = net(torch.randn(2, 3, 33, 33), return_bases=True)
     logits.float().square().mean().backward()
-    net.emau.update_bases(mu)
-    assert net.emau.mu.dtype == torch.float32
-    assert net.emau.mu.isfinite().all()
+    net.head.update_bases(mu)
+    assert net.head.mu.dtype == torch.float32
+    assert net.head.mu.isfinite().all()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
-        ({"bn_momentum": 1.5}, "share of the new statistics, 0..1, got 1.5"),
+        ({"num_classes": 0}, "num_classes must be at least 1, got num_classes=0"),
+        ({"bn_momentum": 1.5}, "bn_momentum is a share, 0..1, got bn_momentum=1.5"),
         ({"K": 0}, "K must be at least 1, got K=0"),
         ({"backbone": "resnet101z"}, "unknown backbone 'resnet101z'"),
         ({"output_stride": 4}, "output_stride must be one of .* got 4"),

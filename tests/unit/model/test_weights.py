@@ -7,9 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from emanet.common.errors import WeightsError
-from emanet.model.weights import head_prefixes, read_checkpoint, read_state_dict, rename_efficientnet, unwrap_state_dict
+from emanet.model.weights import (
+    fit,
+    load_weights,
+    read_checkpoint,
+    read_state_dict,
+    rename_efficientnet,
+    unwrap_state_dict,
+)
 
 STATE = {"a.weight": torch.arange(3.0), "b.bias": torch.ones(2)}
 
@@ -21,9 +29,10 @@ STATE = {"a.weight": torch.arange(3.0), "b.bias": torch.ones(2)}
         {"net": STATE},
         {"state_dict": STATE, "epoch": 3, "optimizer": {"lr": 0.1}},
         {"model": {f"module.{key}": value for key, value in STATE.items()}},
+        {"state_dict": {f"net.{key}": value for key, value in STATE.items()}, "hyper_parameters": {}},
         STATE | {"epoch": 3},
     ],
-    ids=["bare", "net", "state_dict", "model and module", "beside other things"],
+    ids=["bare", "net", "state_dict", "model and module", "our training's", "beside other things"],
 )
 def test_a_state_dict_is_found_bare_or_wrapped(content: dict, tmp_path: Path):
     torch.save(content, tmp_path / "w.pth")
@@ -49,22 +58,13 @@ def test_a_missing_file_is_named(tmp_path: Path):
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-def test_a_truncated_file_is_refused(suffix: str, tmp_path: Path):
+@pytest.mark.parametrize("cut", [-20, 0], ids=["truncated", "empty"])
+def test_a_damaged_file_is_refused(suffix: str, cut: int, tmp_path: Path):
     path = tmp_path / f"w.{suffix}"
-    if suffix == "pth":
-        torch.save(STATE, path)
-    else:
-        save_file(STATE, path)
-    path.write_bytes(path.read_bytes()[:-20])
+    save_file(STATE, path) if suffix == "safetensors" else torch.save(STATE, path)
+    path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(WeightsError, match=rf"w\.{suffix} cannot be read .*truncated"):
         read_checkpoint(path)
-
-
-@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-def test_an_empty_file_is_refused(suffix: str, tmp_path: Path):
-    (tmp_path / f"w.{suffix}").touch()
-    with pytest.raises(WeightsError, match="cannot be read"):
-        read_checkpoint(tmp_path / f"w.{suffix}")
 
 
 class Hostile:
@@ -106,29 +106,53 @@ def test_a_file_without_tensors_is_refused():
         unwrap_state_dict({"epoch": 3}, source="w.pth")
 
 
-def test_the_last_layer_goes_by_the_models_own_account():
-    import timm
-
-    with torch.device("meta"):
-        assert head_prefixes(timm.create_model("test_resnet")) == ("fc.",)
-        assert head_prefixes(timm.create_model("tf_efficientnet_lite0")) == ("classifier.",)
+# --- names and shapes -----------------------------------------------------------------------------------------------
 
 
-def test_efficientnet_keys_are_renamed_by_block():
-    expected = ["conv_stem.weight", "blocks.0.0.conv_dw.weight", "blocks.1.0.conv_pw.weight", "blocks.1.1.bn3.bias"]
-    keys = {
-        "_conv_stem.weight": "conv_stem.weight",
-        "_bn0.bias": "bn1.bias",
-        "_blocks.0._depthwise_conv.weight": "blocks.0.0.conv_dw.weight",
-        "_blocks.0._project_conv.weight": "blocks.0.0.conv_pw.weight",
-        "_blocks.0._bn2.weight": "blocks.0.0.bn2.weight",
-        "_blocks.1._expand_conv.weight": "blocks.1.0.conv_pw.weight",
-        "_blocks.1._project_conv.weight": "blocks.1.0.conv_pwl.weight",
-        "_blocks.2._expand_conv.weight": "blocks.1.1.conv_pw.weight",
-        "_blocks.2._bn2.bias": "blocks.1.1.bn3.bias",
-        "_blocks.3._bn2.bias": "_blocks.3._bn2.bias",  # one block too many: stays, to be refused by name
-        "_bn1.weight": "bn2.weight",
-        "_fc.weight": "classifier.weight",
-    }
-    renamed = rename_efficientnet({old: torch.tensor(float(i)) for i, old in enumerate(keys)}, expected)
-    assert {key: int(value) for key, value in renamed.items()} == {new: i for i, new in enumerate(keys.values())}
+def net() -> nn.Sequential:
+    """Two layers: ``0`` is to fit, ``1`` may be replaced."""
+    return nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("change", "optional", "fresh"),
+    [
+        ({}, None, []),
+        ({"0.num_batches_tracked": None}, None, []),  # of old checkpoints
+        ({"1.weight": torch.zeros(5, 2), "1.bias": torch.zeros(5)}, "1.", ["1.bias", "1.weight"]),
+        ({"1.weight": None}, "1.", ["1.weight"]),
+    ],
+)
+def test_what_fits_is_taken_and_what_keeps_its_start_is_told(change: dict, optional: str | None, fresh: list[str]):
+    given = {key: value + 1 for key, value in net().state_dict().items()} | change
+    filled, before = net(), {}
+    before = {key: value.clone() for key, value in filled.state_dict().items()}
+    content = {key: value for key, value in given.items() if value is not None}
+    assert load_weights(filled, content, source="w.pth", replaceable=optional) == fresh
+    for key, value in filled.state_dict().items():
+        assert torch.equal(value, before[key] if key in fresh or key not in content else given[key]), key
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"1.bias": None}, r"missing keys: 1\.bias; unexpected keys: none; other shapes: none"),
+        ({"b": torch.zeros(1), "a": torch.zeros(1)}, r"missing keys: none; unexpected keys: a, b; other shapes: none"),
+        ({"0.bias": torch.zeros(3)}, r"other shapes: 0\.bias \(3,\) instead of \(2,\)\. Mend it"),
+    ],
+)
+def test_everything_that_does_not_fit_is_named_in_one_sentence(change: dict, message: str):
+    state = {key: value for key, value in (net().state_dict() | change).items() if value is not None}
+    with pytest.raises(WeightsError, match=f"w does not fit: .*{message}"):
+        fit(state, net().state_dict(), told="w does not fit", remedy="Mend it")
+
+
+def test_efficientnet_keys_are_renamed_in_their_order():
+    theirs = ["_conv_stem.weight", "_blocks.0._bn1.bias", "_blocks.1._project_conv.weight", "_fc.bias"]
+    names = ["conv_stem.weight", "blocks.0.0.bn1.bias", "blocks.1.0.conv_pwl.weight", "classifier.bias"]
+    state = {key: torch.tensor(float(i)) for i, key in enumerate(theirs)}
+    assert [(key, int(value)) for key, value in rename_efficientnet(state, names).items()] == [
+        (name, i) for i, name in enumerate(names)
+    ]
+    for other in (names[:3], names[::-1]):  # not the same layers, or in another order: stays, to be refused by name
+        assert rename_efficientnet(state, other) is state

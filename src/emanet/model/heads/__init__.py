@@ -8,6 +8,7 @@ an option that the configuration can set. A head that keeps state over training 
 """
 
 import inspect
+import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,11 +41,16 @@ GIVEN = ("in_channels", "output_stride")  #: by the network
 
 
 def find_head(head: str | type[nn.Module]) -> type[nn.Module]:
-    """The class of a head: of ours by its name, of a user's the class itself.
+    """The class of a head: of ours by its name, of a user's the class itself or ``module.Class``, which is imported.
 
     Raises:
-        ValueError: for a name that is none of ours.
+        ValueError: for a name that is none of ours, and for what cannot be imported.
     """
+    if isinstance(head, str) and "." in head:
+        try:
+            return pkgutil.resolve_name(head)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ValueError(f"head={head} cannot be imported: {error}") from error
     if isinstance(head, str):
         one_of(HEADS, head=head)
         return HEADS[head]
@@ -68,7 +74,7 @@ def build_head(
     """Build a head.
 
     Args:
-        head: a key of ``HEADS``, or a class.
+        head: see :func:`find_head`.
         in_channels: of the backbone's features.
         output_stride: input pixels per feature.
         options: see :func:`options_of`.

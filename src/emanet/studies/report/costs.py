@@ -54,7 +54,7 @@ def head_costs(description: str | None) -> dict[str, Any] | None:
         return None
     import torch  # takes seconds, and runs that were kept need none of this
 
-    from emanet.config.network import build_network
+    from emanet.config.instantiate import build
     from emanet.studies.complexity import measure, overheads
 
     model, classes, size = json.loads(description)
@@ -63,7 +63,7 @@ def head_costs(description: str | None) -> dict[str, Any] | None:
         OmegaConf.update(cfg, key, value)
     try:
         with torch.device("meta"):
-            net = build_network(OmegaConf.to_container(cfg.model), classes)  # type: ignore[arg-type]
+            net = build(OmegaConf.to_container(cfg.model), "model", num_classes=classes)
         head = overheads(net, measure(net, size, size))[-1]
     except (EMANetError, OmegaConfBaseException, ValueError, RuntimeError) as error:
         log.warning("the costs of a network are left out: %s", str(error).splitlines()[0])

@@ -79,12 +79,13 @@ def test_evaluation_starts_every_time_and_in_every_process_from_the_same_bases()
     x = torch.randn(2, C, 4, 5)
     torch.manual_seed(1)
     unit = Hamburger(C, K=K).eval()
-    first = unit(x)
+    first, mu = unit(x)
+    assert mu is None
     torch.manual_seed(2)
     other = Hamburger(C, K=K).eval()
     other.load_state_dict(unit.state_dict())  # strictly: the fixed bases are no part of it
-    assert torch.equal(other(x), first)
-    torch.testing.assert_close(other(x[1:]), first[1:])  # whatever images it is looked at with
+    assert torch.equal(other(x)[0], first)
+    torch.testing.assert_close(other(x[1:])[0], first[1:])  # whatever images it is looked at with
     assert "bases" not in unit.state_dict()
 
 
@@ -94,7 +95,7 @@ def test_training_draws_bases_from_torchs_generator_so_that_a_seed_repeats_a_ste
     outputs = []
     for seed in (3, 3, 4):
         torch.manual_seed(seed)
-        outputs.append(unit(x))
+        outputs.append(unit(x)[0])
     assert torch.equal(outputs[0], outputs[1])
     assert not torch.equal(outputs[0], outputs[2])
 
@@ -114,9 +115,9 @@ def test_evaluation_may_take_another_number_of_updates():
     torch.manual_seed(0)
     three, five = Hamburger(C, K=K, T=3), Hamburger(C, K=K, T=3, T_eval=5)
     five.load_state_dict(three.state_dict())
-    assert not torch.equal(five.eval()(x), three.eval()(x))
+    assert not torch.equal(five.eval()(x)[0], three.eval()(x)[0])
     five.T_eval = None
-    assert torch.equal(five(x), three(x))
+    assert torch.equal(five(x)[0], three(x)[0])
     assert (three.iterations, Hamburger(C, T=3, T_eval=5).train().iterations) == (3, 3)
 
 
@@ -126,7 +127,7 @@ def test_large_activations_stay_finite_in_float16_autocast():
     with torch.no_grad():
         unit.lower.weight.copy_(torch.eye(4)[:, :, None, None])
     with torch.autocast("cpu", torch.float16):
-        y = unit(torch.full((1, 4, 30, 30), 300.0))
+        y, _ = unit(torch.full((1, 4, 30, 30), 300.0))
     assert y.isfinite().all()
 
 
@@ -135,4 +136,4 @@ def test_the_fixed_bases_lie_where_the_weights_do(device: str):
     with torch.device(device):
         unit = Hamburger(C, K=K)
     assert unit.bases.device.type == device
-    assert unit(torch.zeros(1, C, 2, 2, device=device)).shape == (1, C, 2, 2)
+    assert unit(torch.zeros(1, C, 2, 2, device=device))[0].shape == (1, C, 2, 2)
