@@ -31,7 +31,7 @@ from emanet.studies.study import EVALUATIONS, claimed, finished
 from emanet.training.build import build_data, build_evaluation, build_optimizer, build_task, build_trainer
 from emanet.training.callbacks import RunProgress
 from emanet.training.callbacks.summary import named_scores, print_scores, write_evaluation
-from emanet.training.loggers.wandb import build_loggers, close_wandb
+from emanet.training.loggers import build_loggers, close_loggers
 from emanet.training.naming import describe_run, sweep_choices
 from emanet.training.resume import find_checkpoint
 from emanet.training.task import SegmentationTask
@@ -85,9 +85,9 @@ def fit(cfg: Config, run_dir: Path, extra: Sequence[L.Callback] = ()) -> float |
         miou = trainer.callback_metrics.get("val/miou")
         evaluate_iterations(cfg, task, data, run_dir)
     except BaseException:
-        close_wandb(exit_code=1)
+        close_loggers(loggers, exit_code=1)
         raise
-    close_wandb()
+    close_loggers(loggers)
     return None if miou is None else float(miou)
 
 

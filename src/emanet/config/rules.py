@@ -65,7 +65,7 @@ def check(cfg: dict[str, Any]) -> None:
             found += wrong_node(section, node)
         elif section in ("logger", "callbacks"):
             for name, inner in node.items():
-                found += wrong_node(f"{section}.{name}", inner) if inner is not None and inner != {} else []
+                found += wrong_node(f"{section}.{name}", inner) if inner is not None else []
     if not found:  # then they can be built without a network
         found += [line for section in CHEAP if section in cfg for line in refused(section, cfg[section])]
     if found:

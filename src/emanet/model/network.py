@@ -108,7 +108,9 @@ class EMANet(nn.Module, HubMixin):
 
     def classify(self, features: Float[Tensor, "b d h w"]) -> tuple[Float[Tensor, "b classes h w"], Tensor | None]:
         """Logits at the output stride and final bases from the backbone's features."""
-        x, mu = self.head(self.fc0(features))
+        x = self.fc0(features)
+        del features  # 35 MB an image at 513 pixels, which nobody needs from here on
+        x, mu = self.head(x)
         return self.fc2(self.fc1(x)), mu
 
     def upsample(

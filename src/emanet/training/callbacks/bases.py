@@ -4,7 +4,6 @@ from typing import Any
 
 import lightning as L
 import torch
-import wandb
 from jaxtyping import Float
 from torch import Tensor
 
@@ -93,6 +92,8 @@ class BasesMonitor(ImageListener):
         logger = wandb_logger(trainer)
         if logger is None:
             return
+        import wandb  # only where it is chosen
+
         net: Any = pl_module.net
         step = trainer.global_step
         sheets = []

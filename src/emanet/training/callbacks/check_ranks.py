@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from emanet.common.checks import at_least_one
 from emanet.common.errors import EMANetError
 
 WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  #: integers by bytes per element
@@ -20,12 +21,11 @@ class CheckRanks(L.Callback):
     """Stop when bases, weights or running statistics differ between devices in a single bit.
 
     Args:
-        every_n_steps: optimizer steps between two comparisons; 0: never.
+        every_n_steps: optimizer steps between two comparisons.
     """
 
-    def __init__(self, *, every_n_steps: int = 0) -> None:
-        if every_n_steps < 0:
-            raise ValueError(f"every_n_steps must be 0 (never) or more, got {every_n_steps}")
+    def __init__(self, *, every_n_steps: int = 100) -> None:
+        at_least_one(every_n_steps=every_n_steps)
         self.every_n_steps = every_n_steps
         self._seen_step = 0
 
@@ -34,7 +34,7 @@ class CheckRanks(L.Callback):
     ) -> None:
         """Compare after every n-th optimizer step."""
         step = trainer.global_step
-        if self.every_n_steps == 0 or step == self._seen_step:
+        if step == self._seen_step:
             return
         self._seen_step = step
         if step % self.every_n_steps == 0 and trainer.world_size > 1:

@@ -19,14 +19,14 @@ class LastCheckpoint(Checkpoint):
     run that goes on from a checkpoint does not catch up on a validation.
 
     Args:
-        dirpath: folder of the checkpoints.
+        run_dir: folder of the run; the checkpoints go to ``checkpoints/`` in it.
         every_n_steps: optimizer steps between two checkpoints.
     """
 
-    def __init__(self, dirpath: str | Path, *, every_n_steps: int = 1000) -> None:
+    def __init__(self, run_dir: str | Path, *, every_n_steps: int = 1000) -> None:
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
-        self.path = Path(dirpath) / LAST
+        self.path = Path(run_dir) / "checkpoints" / LAST
         self.every_n_steps = every_n_steps
         self._saved_step = 0
 

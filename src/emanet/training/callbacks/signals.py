@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from emanet.common.interrupts import InterruptedRunError, Interrupts, Request
 from emanet.training.callbacks.checkpoints import LastCheckpoint, validation_follows
-from emanet.training.loggers.wandb import close_wandb
+from emanet.training.loggers import close_loggers
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class SaveOnSignal(Checkpoint):  # as such Lightning calls it last, when the oth
         log.info("saved at step %d for Slurm to requeue", trainer.global_step)
         for logger in trainer.loggers:
             logger.finalize("finished")
-        close_wandb()
+        close_loggers(trainer.loggers)
         refused = trainer.is_global_zero and not requeue_job()
         if trainer.strategy.reduce_boolean_decision(refused, all=False):
             return

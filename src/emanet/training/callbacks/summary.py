@@ -17,7 +17,6 @@ from emanet.common.files import write_json
 from emanet.common.interrupts import InterruptedRunError
 from emanet.common.provenance import command_line, git_state, hardware, versions
 from emanet.training.loggers.csv import RunCSVLogger
-from emanet.training.loggers.wandb import RunWandbLogger
 from emanet.training.metrics import SegmentationScores
 
 
@@ -108,8 +107,8 @@ class RunSummary(L.Callback):
             parameters = count_parameters(pl_module.net)["total"]  # type: ignore[arg-type]
             facts = {"parameters": parameters, "images_per_second": self._images_per_second()}
             for logger in trainer.loggers:
-                if isinstance(logger, RunWandbLogger):
-                    logger.summarize(self._best | facts)
+                if callable(summarize := getattr(logger, "summarize", None)):
+                    summarize(self._best | facts)
             console = Console()
             if self._scores is not None:
                 print_scores(self._scores, pl_module.class_names, console)  # type: ignore[arg-type]

@@ -15,13 +15,9 @@ class LogThroughput(L.Callback):
     Both since they were last logged, the first step and validations left out. The time between batches is that of
     waiting for data, and for what other callbacks do there, such as writing a checkpoint. It is the host's time: a GPU
     that is busy with earlier steps hides some of it.
-
-    Args:
-        enabled: whether to log; at the steps at which the trainer logs.
     """
 
-    def __init__(self, *, enabled: bool = False) -> None:
-        self.enabled = enabled
+    def __init__(self) -> None:
         self._meter = Throughput()
         self._waited = 0.0
         self._ended: float | None = None  # time.monotonic() from which the next batch is waited for
@@ -41,8 +37,6 @@ class LogThroughput(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count; log at the trainer's interval."""
-        if not self.enabled:
-            return
         if self._ended is None:  # the first step chooses kernels and starts workers
             self._restart()
         else:

@@ -7,7 +7,6 @@ from typing import Any
 
 import lightning as L
 import numpy as np
-import wandb
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -81,6 +80,8 @@ class WandbMedia(SampleListener):
         """One row per class; a class that occurs nowhere has no IoU."""
         logger = wandb_logger(trainer)
         if logger is not None:
+            import wandb  # only where it is chosen
+
             table = wandb.Table(columns=["class", "IoU"], data=self._table)
             logger.log_metrics({"val/iou_table": table}, step=trainer.global_step)  # type: ignore[dict-item]
 
@@ -111,8 +112,10 @@ def wandb_logger(trainer: L.Trainer) -> WandbLogger | None:
     return next((logger for logger in trainer.loggers if isinstance(logger, WandbLogger)), None)
 
 
-def masked_image(sample: Sample, labels: dict[int, str]) -> wandb.Image:
+def masked_image(sample: Sample, labels: dict[int, str]) -> Any:
     """A W&B image with a mask for the prediction and one for the truth."""
+    import wandb  # only where it is chosen
+
     masks = {"prediction": sample.prediction, "ground_truth": sample.truth}
     return wandb.Image(
         sample.image,

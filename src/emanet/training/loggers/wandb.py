@@ -1,4 +1,4 @@
-"""Loggers: CSV always, TensorBoard and Weights & Biases on request. None of them can stop a run."""
+"""Weights & Biases: online, offline, never in the way of a run."""
 
 import logging
 import netrc
@@ -11,58 +11,15 @@ from urllib.parse import urlsplit
 
 import wandb
 from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from emanet.common.errors import ConfigError
-from emanet.training.loggers.csv import RunCSVLogger
+from emanet.common.checks import at_least_one, one_of
 
 log = logging.getLogger(__name__)
 
 WANDB_MODES = ("online", "offline", "disabled")
 WATCHED = ("gradients", "all")
-
-
-def build_loggers(
-    logger_config: Mapping[str, Mapping[str, Any] | None],
-    *,
-    run_dir: str | Path,
-    config: Mapping[str, Any],
-    name: str,
-    group: str,
-    job_type: str,
-    tags: Sequence[str] = (),
-) -> list[Logger]:
-    """Build the loggers of a run; all their files lie in ``run_dir``.
-
-    Args:
-        logger_config: options of each logger: ``csv``, ``wandb`` (see :func:`build_wandb`), ``tensorboard``; one that
-            is ``None`` is left out, but the CSV file is always written.
-        run_dir: folder of the run.
-        config: the resolved configuration, stored once with the run.
-        name, group, job_type, tags: of the run in W&B.
-
-    Raises:
-        ConfigError: for an unknown logger or option.
-    """
-    chosen = {key: dict(options) for key, options in logger_config.items() if options is not None}
-    unknown = chosen.keys() - {"csv", "wandb", "tensorboard"}
-    if unknown:
-        raise ConfigError(f"logger must be made of csv, wandb and tensorboard, got {', '.join(sorted(unknown))}")
-    run_dir = Path(run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    loggers: list[Logger] = [RunCSVLogger(run_dir)]
-    try:
-        if "tensorboard" in chosen:
-            options: dict[str, Any] = {"name": "tensorboard", "version": "", "default_hp_metric": False}
-            options |= chosen["tensorboard"]
-            loggers.append(TensorBoardLogger(run_dir, **options))
-        if "wandb" in chosen:
-            run = {"name": name, "group": group, "job_type": job_type, "tags": list(tags), "config": dict(config)}
-            loggers += build_wandb(run_dir, run, **chosen["wandb"])
-    except TypeError as error:
-        raise ConfigError(f"logger: {error}") from error
-    return loggers
 
 
 class RunWandbLogger(WandbLogger):
@@ -124,6 +81,11 @@ class RunWandbLogger(WandbLogger):
         except Exception as error:
             log.warning("W&B: the summary was not written: %s: %s", type(error).__name__, error)
 
+    def close(self, exit_code: int = 0) -> None:
+        """End the open W&B run, so that the next job of a sweep in this process gets its own."""
+        if wandb.run is not None:
+            wandb.finish(exit_code=exit_code)
+
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
@@ -131,10 +93,14 @@ class RunWandbLogger(WandbLogger):
         return super().experiment
 
 
-def build_wandb(
+def wandb_run(
     run_dir: Path,
-    run: dict[str, Any],
     *,
+    name: str | None = None,
+    group: str | None = None,
+    job_type: str | None = None,
+    tags: Sequence[str] = (),
+    config: Mapping[str, Any] | None = None,
     project: str = "emanet",
     entity: str | None = None,
     mode: str = "online",
@@ -143,12 +109,12 @@ def build_wandb(
     watch_every_n_batches: int = 100,
     init_timeout: float = 30.0,
     finish_timeout: float = 300.0,
-) -> list[Logger]:
+) -> RunWandbLogger | None:
     """Start a W&B run, offline if it cannot be online; an offline run is uploaded later with ``wandb sync``.
 
     Args:
         run_dir: folder of the run; W&B's files go to ``wandb/`` in it.
-        run: name, group, job_type, tags and config of the run.
+        name, group, job_type, tags, config: of the run.
         project, entity: where the run appears in W&B; no entity means the user's default one.
         mode: ``online``, ``offline`` (opens no network connection) or ``disabled``.
         log_model: upload the best and the last checkpoint as artifacts at the end of training.
@@ -157,30 +123,31 @@ def build_wandb(
         init_timeout: seconds that the server has to answer at the start.
         finish_timeout: seconds that the upload of the rest may take at the end.
 
+    Returns:
+        The logger; ``None`` if it is disabled, or if W&B cannot be used at all.
+
     Raises:
-        ConfigError: for another mode, or something else to watch.
+        ValueError: for another mode, or something else to watch.
     """
-    if watch not in (None, *WATCHED):
-        raise ConfigError(f"logger.wandb.watch must be null, {' or '.join(WATCHED)}, got {watch!r}")
-    if watch_every_n_batches < 1:
-        raise ConfigError(f"logger.wandb.watch_every_n_batches must be at least 1, got {watch_every_n_batches}")
+    one_of((None, *WATCHED), watch=watch)
+    at_least_one(watch_every_n_batches=watch_every_n_batches)
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it would report its own errors home, offline too
     mode = {"dryrun": "offline", "run": "online"}.get(mode, mode)  # W&B's older names, met in WANDB_MODE
-    if mode not in WANDB_MODES:
-        raise ConfigError(f"logger.wandb.mode must be one of {', '.join(WANDB_MODES)}, got {mode!r}")
+    one_of(WANDB_MODES, mode=mode)
     if mode == "disabled":
-        return []
+        return None
     if mode == "online" and not has_credentials():
         log.warning(
             "W&B: no API key was found (WANDB_API_KEY, or `wandb login`), so this run is tracked offline; upload it "
             "later with `wandb sync`. logger.wandb.mode=offline silences this"
         )
         mode = "offline"
-    common = run | {"project": project, "entity": entity, "save_dir": run_dir}
+    common = {"name": name, "group": group, "job_type": job_type, "tags": list(tags), "config": dict(config or {})}
+    common |= {"project": project, "entity": entity, "save_dir": run_dir}
     common |= {"watched": watch, "watch_every": watch_every_n_batches, "upload": log_model}
     limits = {"init_timeout": init_timeout, "finish_timeout": finish_timeout}
     if getattr(rank_zero_only, "rank", 0) != 0:  # only the first process talks to W&B
-        return [RunWandbLogger(**common, mode=mode)]
+        return RunWandbLogger(**common, mode=mode)
     if mode == "online":
         id_file = run_dir / "wandb" / "run_id"  # a resumed run goes on as the same run in W&B
         known_id = id_file.read_text(encoding="utf-8") if id_file.is_file() else None
@@ -188,17 +155,17 @@ def build_wandb(
             logger = start_wandb(RunWandbLogger(**common, id=known_id, mode=mode, settings=settings(limits)))
             id_file.parent.mkdir(exist_ok=True)
             id_file.write_text(str(logger.experiment.id), encoding="utf-8")
-            return [logger]
+            return logger
         except Exception as error:  # whatever goes wrong between here and the server
             log.warning("W&B cannot be reached, so this run is tracked offline: %s", str(error).splitlines()[0])
     try:
-        return [start_wandb(RunWandbLogger(**common, mode="offline", settings=settings(limits)))]
+        return start_wandb(RunWandbLogger(**common, mode="offline", settings=settings(limits)))
     except Exception as error:
         log.warning("W&B cannot be used at all, training goes on without it: %s: %s", type(error).__name__, error)
-        return []
+        return None
 
 
-def start_wandb(logger: WandbLogger) -> WandbLogger:
+def start_wandb(logger: RunWandbLogger) -> RunWandbLogger:
     """Start the run of a logger now, and not when training has begun; end one that an earlier job left open."""
     if wandb.run is not None:
         wandb.finish()
@@ -226,9 +193,3 @@ def has_credentials() -> bool:
     except (netrc.NetrcParseError, OSError):
         return False
     return bool(entry and entry[2])
-
-
-def close_wandb(exit_code: int = 0) -> None:
-    """End the open W&B run, if there is one, so that the next job of a sweep in this process gets its own."""
-    if wandb.run is not None:
-        wandb.finish(exit_code=exit_code)
