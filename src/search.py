@@ -3,7 +3,8 @@
 python src/search.py -- experiment=quickstart_short trainer.val_every_n_steps=30
 python src/search.py n_trials=50 'space=[{key: model.K, low: 8, high: 128, log: true}]' -- experiment=voc_r50_os16
 
-The same command goes on with a search that was interrupted. Needs  pip install -e '.[search]'
+The same command goes on with a search that was interrupted, and started on a second device shares the work. Needs
+    pip install 'emanet[search]'
 """
 
 import hydra
@@ -17,9 +18,13 @@ from emanet.config.schema import CONF_DIR
 @entry_point
 def main(cfg: DictConfig) -> None:
     """Run the search."""
+    from emanet.cli.jobs import fit
+    from emanet.config.instantiate import resolved
+    from emanet.config.rules import check
     from emanet.studies.search import search
 
-    search(cfg)
+    check(cfg)
+    search(resolved(cfg), fit)
 
 
 if __name__ == "__main__":

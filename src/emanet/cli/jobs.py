@@ -1,7 +1,7 @@
 """The jobs behind the scripts: train a network, evaluate a checkpoint, predict pictures."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,8 @@ def train(cfg: DictConfig, run_dir: Path) -> float | None:
         return done["val/miou"]
 
 
-def fit(cfg: DictConfig, run_dir: Path) -> float | None:
-    """The same, once the values are known to make sense and the folder to be ours."""
+def fit(cfg: DictConfig, run_dir: Path, extra: Sequence[L.Callback] = ()) -> float | None:
+    """The same, in a folder that is known to be ours; ``extra`` callbacks join the configured ones."""
     if own_rank() != 0:
         logging.getLogger().setLevel(logging.ERROR)  # the first process speaks for all
     description = describe_run(cfg, run_dir, sweep_choices(run_dir))
@@ -83,7 +83,7 @@ def fit(cfg: DictConfig, run_dir: Path) -> float | None:
         config=resolved(cfg),
         **description._asdict(),
     )
-    trainer = build_trainer(cfg, run_dir, callbacks=instantiate_all(cfg.callbacks), loggers=loggers)
+    trainer = build_trainer(cfg, run_dir, callbacks=[*instantiate_all(cfg.callbacks), *extra], loggers=loggers)
     try:
         trainer.fit(task, datamodule, ckpt_path=checkpoint)
         miou = trainer.callback_metrics.get("val/miou")
