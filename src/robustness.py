@@ -3,7 +3,8 @@
 python src/robustness.py checkpoints=[RUN/checkpoints/best.ckpt,OTHER/checkpoints/best.ckpt]
 python src/robustness.py checkpoints='runs/quickstart_short/sweep_head/*/checkpoints/last.ckpt' label=model.head
 python src/robustness.py checkpoints=RUN/checkpoints/best.ckpt corruptions.noise=[10,50] corruptions.blur=[]
-python src/report.py robustness=RUN_FOLDER/robustness.json output=report          as a page
+
+Writes robustness.json (all scores), .csv and .svg. Needs  pip install 'emanet[report]'
 """
 
 import hydra
@@ -18,11 +19,12 @@ from emanet.config.schema import CONF_DIR
 @entry_point
 def main(cfg: DictConfig) -> None:
     """Evaluate all checkpoints."""
-    from emanet.studies.robustness import (
-        evaluate_robustness,  # after the configuration stands: importing torch takes seconds
-    )
+    from emanet.config.instantiate import resolved  # after the configuration stands: importing torch takes seconds
+    from emanet.config.rules import check
+    from emanet.studies.robustness import evaluate_robustness
 
-    evaluate_robustness(cfg, run_dir())
+    check(cfg)
+    evaluate_robustness(resolved(cfg), run_dir())
 
 
 if __name__ == "__main__":
