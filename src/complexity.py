@@ -17,9 +17,12 @@ from emanet.config.schema import CONF_DIR, register
 @entry_point
 def main(cfg: DictConfig) -> None:
     """Measure one configuration."""
-    from emanet.studies.complexity import report  # after the configuration stands: importing torch takes seconds
+    from emanet.config.instantiate import resolved  # after the configuration stands: importing torch takes seconds
+    from emanet.config.rules import check
+    from emanet.studies.complexity import report
 
-    report(cfg)
+    check(cfg)
+    report(resolved(cfg))
 
 
 if __name__ == "__main__":

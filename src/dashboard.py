@@ -16,9 +16,10 @@ from emanet.config.schema import CONF_DIR, register
 @entry_point
 def main(cfg: DictConfig) -> None:
     """Build one workspace."""
-    from emanet.studies.dashboard import publish  # after the configuration stands: importing W&B takes seconds
+    from emanet.config.instantiate import resolved  # after the configuration stands: importing W&B takes seconds
+    from emanet.studies.dashboard import publish
 
-    print(publish(cfg))
+    print(publish(resolved(cfg)))
 
 
 if __name__ == "__main__":

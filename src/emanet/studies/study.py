@@ -3,9 +3,8 @@
 import re
 import statistics
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from emanet.common.files import locked, read_json, write_json
 from emanet.common.processes import own_rank
 
 #: parts of a configuration that decide the result of a run; the others say where things lie and who is told
-DECISIVE = ("seed", "init_from", "dataset", "model", "optim", "loss", "trainer", "T_evals")
+DECISIVE = ("seed", "init_from", "dataset", "model", "optim", "optimizer", "scheduler", "loss", "trainer", "T_evals")
 #: but these only say how the work is done
 INCIDENTAL = (
     "dataset.root",
@@ -51,7 +50,7 @@ def claimed(run_dir: Path) -> Iterator[bool]:
             yield True
 
 
-def finished(run_dir: Path, cfg: DictConfig) -> dict[str, Any] | None:
+def finished(run_dir: Path, cfg: Mapping[str, Any]) -> dict[str, Any] | None:
     """Summary of the run in this folder if it has finished, its evaluations included; ``None`` if there is work left.
 
     Raises:
@@ -60,40 +59,30 @@ def finished(run_dir: Path, cfg: DictConfig) -> dict[str, Any] | None:
     (run_dir / FAILURE).unlink(missing_ok=True)
     if not (run_dir / CONFIG).is_file():
         return None
-    differences = list(differing(OmegaConf.load(run_dir / CONFIG), cfg))
-    if differences:
-        told = "".join(f"\n  {key}: {before!r} there, {now!r} now" for key, before, now in differences)
+    before, now = flat(OmegaConf.load(run_dir / CONFIG)), flat(cfg)
+    decisive = (key for key in sorted(before.keys() | now.keys()) if key.partition(".")[0] in DECISIVE)
+    differing = [key for key in decisive if key not in INCIDENTAL and before.get(key) != now.get(key)]
+    if differing:
+        told = "".join(f"\n  {key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in differing)
         raise ConfigError(
             f"{run_dir} holds a run of this study with other settings:{told}\n"
             "Give the study another place (name=NEW_NAME or hydra.sweep.dir=FOLDER), or delete that folder"
         )
     summary = read_json(run_dir / SUMMARY) or {}
     evaluated = (read_json(run_dir / EVALUATIONS) or {}).get("T_eval", {})
-    complete = summary.get("status") == "finished" and {str(T) for T in cfg.T_evals} <= evaluated.keys()
+    complete = summary.get("status") == "finished" and {str(T) for T in cfg["T_evals"]} <= evaluated.keys()
     return summary if complete else None
-
-
-def differing(before: Any, now: DictConfig) -> Iterable[tuple[str, Any, Any]]:
-    """Decisive keys whose values are not the same in two configurations: (key, before, now)."""
-    flat_before, flat_now = (flat(cfg) for cfg in (before, now))
-    for key in sorted(flat_before.keys() | flat_now.keys()):
-        if key.partition(".")[0] in DECISIVE and key not in INCIDENTAL:
-            old, new = flat_before.get(key), flat_now.get(key)
-            if old != new:
-                yield key, old, new
 
 
 def flat(cfg: Any) -> dict[str, Any]:
     """A configuration with its keys joined by dots; lists are values."""
-    container = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
+    container: Any = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
     values: dict[str, Any] = {}
-    pending: list[tuple[str, Any]] = [("", container)]
-    while pending:
-        prefix, node = pending.pop()
+    for key, node in container.items():
         if isinstance(node, Mapping):
-            pending += [(f"{prefix}.{key}" if prefix else str(key), value) for key, value in node.items()]
+            values |= {f"{key}.{below}": value for below, value in flat(node).items()}
         else:
-            values[prefix] = node
+            values[str(key)] = node
     return values
 
 
@@ -109,68 +98,47 @@ class StudySummary(Callback):
         """Hydra calls it in the process that was started."""
         if OmegaConf.select(config, "study") is None:
             return
-        folder = Path(config.hydra.sweep.dir)
-        runs = read_study(folder)
-        print_study(runs, folder)
-        if any(run.reason for run in runs):
+        if print_study(Path(config.hydra.sweep.dir)):
             sys.exit(1)
 
 
-@dataclass(frozen=True)
-class StudyRun:
-    """One run of a study: its folder's name, its setting without the seed, its mIoU, or why it has none."""
-
-    name: str
-    setting: str
-    miou: float | None
-    reason: str | None
-
-
-def read_study(folder: Path) -> list[StudyRun]:
-    """The runs below a sweep's folder, in the order of their names."""
+def print_study(folder: Path) -> int:
+    """A row for each setting: mean and standard deviation over seeds; then the runs without a result, and how many."""
+    console = Console()
+    cells: dict[str, list[float]] = {}
+    table = Table("setting", "mIoU", "sd", "runs", box=box.SIMPLE_HEAD, pad_edge=False)
+    failed = []
     found = {path.parent for name in (SUMMARY, FAILURE) for path in folder.glob(f"**/{name}")}
-    return [
-        read_run(path, str(path.relative_to(folder))) for path in sorted(found, key=lambda path: natural(str(path)))
-    ]
+    for run in sorted(found, key=lambda path: natural(str(path))):
+        setting, miou, reason = read_run(run)
+        if reason is None and miou is not None:
+            cells.setdefault(setting, []).append(miou)
+        else:
+            failed.append(f"no result: {run.relative_to(folder)}: {reason or 'it has no score'}")
+    for setting, values in cells.items():
+        spread = f"{statistics.stdev(values):.4f}" if len(values) > 1 else "-"
+        table.add_row(escape(setting), f"{statistics.fmean(values):.4f}", spread, str(len(values)))
+    console.print(table)
+    for line in [*failed, f"study folder: {folder}"]:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    return len(failed)
 
 
-def read_run(folder: Path, name: str) -> StudyRun:
-    """One of them."""
+def read_run(folder: Path) -> tuple[str, float | None, str | None]:
+    """Setting of a run without the seed, its mIoU, and why it has none."""
     values = flat(OmegaConf.load(folder / CONFIG)) if (folder / CONFIG).is_file() else {}
     swept = [key for key in values.get("swept", []) if key != "seed"]
-    setting = " ".join(f"{key.rpartition('.')[2]}={values.get(key)}" for key in swept) or name
-    summary = read_json(folder / SUMMARY) or {}
-    failure = read_json(folder / FAILURE)
-    miou = summary.get("val/miou")
+    setting = " ".join(f"{key.rpartition('.')[2]}={values.get(key)}" for key in swept) or folder.name
+    summary, failure = read_json(folder / SUMMARY) or {}, read_json(folder / FAILURE)
     reason = None
     if failure is not None:
         reason = str(failure.get("error"))
     elif summary.get("status") != "finished":
         reason = f"{summary.get('status')}: {summary.get('error') or 'it did not come to its end'}"
-    elif miou is None:
-        reason = "it has no score"
-    return StudyRun(name, setting, miou, reason)
+    return setting, summary.get("val/miou"), reason
 
 
 def natural(text: str) -> list[tuple[int, str]]:
     """Sort key that takes digits as numbers."""
     parts = re.findall(r"\d+|\D+", text)
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
-
-
-def print_study(runs: Sequence[StudyRun], folder: Path) -> None:
-    """A row for each setting: mean and standard deviation over seeds; then the runs without a result."""
-    console = Console()
-    cells: dict[str, list[float]] = {}
-    for run in runs:
-        if run.reason is None and run.miou is not None:
-            cells.setdefault(run.setting, []).append(run.miou)
-    table = Table("setting", "mIoU", "sd", "runs", box=box.SIMPLE_HEAD, pad_edge=False)
-    for setting, values in cells.items():
-        spread = f"{statistics.stdev(values):.4f}" if len(values) > 1 else "-"
-        table.add_row(escape(setting), f"{statistics.fmean(values):.4f}", spread, str(len(values)))
-    console.print(table)
-    for run in runs:
-        if run.reason is not None:
-            console.print(f"no result: {escape(run.name)}: {escape(run.reason)}", soft_wrap=True, highlight=False)
-    console.print(f"study folder: {folder}", soft_wrap=True, highlight=False, markup=False)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
