@@ -3,7 +3,8 @@
 python src/search.py -- experiment=quickstart_short trainer.val_every_n_steps=30
 python src/search.py n_trials=50 'space=[{key: model.K, low: 8, high: 128, log: true}]' -- experiment=voc_r50_os16
 
-The same command goes on with a search that was interrupted. Needs  pip install -e '.[search]'
+The same command goes on with a search that was interrupted, and started on a second device shares the work. Needs
+    pip install 'emanet[search]'
 """
 
 from typing import Any
@@ -19,9 +20,10 @@ from emanet.config.schema import CONF_DIR
 @entry_point
 def main(cfg: dict[str, Any]) -> None:
     """Run the search."""
+    from emanet.cli.jobs import fit
     from emanet.studies.search import search
 
-    search(cfg)
+    search(cfg, fit)
 
 
 if __name__ == "__main__":

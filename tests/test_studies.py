@@ -73,9 +73,9 @@ def test_other_settings_are_not_mixed_into_a_study(study, zygote):
     root, arguments, *_ = study
     summary = root / "sweep" / "T=1_seed=0" / "summary.json"
     before = summary.read_text()
-    output = zygote.run(*arguments, "model.T=1", "optim.lr=0.5", cwd=root, code=1)
+    output = zygote.run(*arguments, "model.T=1", "optimizer.lr=0.5", cwd=root, code=1)
     assert "holds a run of this study with other settings" in output
-    assert "optim.lr: 0.009 there, 0.5 now" in output
+    assert "optimizer.lr: 0.009 there, 0.5 now" in output
     assert "no result: T=1_seed=0: ConfigError" in output
     assert summary.read_text() == before, "the finished run stays"
     assert zygote.run(*arguments, "model.T=1", cwd=root).count("has finished already") == 1

@@ -49,7 +49,8 @@ def stored_settings(path: str, *, trust: bool = False) -> dict[str, Any]:
         files["model"].append(f"head/{groups['model'].get('head', 'ema')}")
     for group, names in files.items():
         defaults = [OmegaConf.load(f"{CONF_DIR}/{name}.yaml") for name in names]
-        groups[group] = OmegaConf.merge(*defaults, groups[group])
+        merged = OmegaConf.merge(*defaults, groups[group])
+        groups[group] = OmegaConf.to_container(merged, resolve=False)
     return stored | groups
 
 

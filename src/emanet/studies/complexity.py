@@ -5,17 +5,16 @@ Everything is counted on PyTorch's ``meta`` device, from shapes alone: no image 
 
 import json
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+import yaml
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
@@ -23,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from emanet.common.errors import ConfigError
-from emanet.config.rules import check
+from emanet.config.instantiate import build
 from emanet.config.schema import PROJECT_ROOT
 from emanet.model.heads import HEADS
 from emanet.model.network import EMANet
@@ -54,20 +53,15 @@ class Cost:
 
 
 class LiveMemory(TorchDispatchMode):
-    """Follow the storages that operations make: bytes alive now, the most at once since the last reset, and all."""
+    """Follow the storages that operations make: bytes alive now, and the most at once since the last reset."""
 
-    def __init__(self, *held: Tensor) -> None:
+    def __init__(self, *held: Tensor, weights: Sequence[Tensor] = ()) -> None:
         super().__init__()
         self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.weights: set[int] = set()  # not counted
+        self.weights = {value.untyped_storage()._cdata for value in weights}  # not counted
         self.peak = 0
-        self.made = 0
         for value in held:
             self._add(value)
-
-    def exclude(self, net: nn.Module) -> None:
-        """Leave a network's parameters and buffers out of the count."""
-        self.weights |= {value.untyped_storage()._cdata for value in (*net.parameters(), *net.buffers())}
 
     def reset(self) -> None:
         """Start a new part: the peak is what is alive now."""
@@ -85,8 +79,6 @@ class LiveMemory(TorchDispatchMode):
     def _add(self, value: Tensor) -> None:
         storage = value.untyped_storage()
         if storage._cdata not in self.weights:
-            known = self.alive.get(storage._cdata)
-            self.made += storage.nbytes() if known is None or known[0].expired() else 0
             self.alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
 
     def _bytes(self) -> int:
@@ -125,41 +117,26 @@ def measure(net: EMANet, height: int, width: int) -> list[Cost]:
         raise ValueError(f"size must be at least 1 pixel, got {height}x{width}")
     if any(not parameter.is_meta for parameter in net.parameters()):
         raise ValueError("build the network under torch.device('meta'): it is counted, not run")
-    net.eval()
     image = torch.empty(1, 3, height, width, device="meta")
-    live = LiveMemory(image)
-    live.exclude(net)
-    counter = FlopCounterMode(display=False, custom_mapping=BATCH_NORMS)
-    with counter, torch.no_grad(), live, FusedAttention(), peaks_of_parts(net, live) as peaks:
-        net(image)
-    flops = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
-    costs = [
-        Cost(name, count_parameters(part), flops.get(f"{type(net).__name__}.{name}", 0) // 2, peaks[name])
-        for name, part in net.named_children()
-        if name in peaks and not isinstance(part, nn.Identity)  # a head for training alone does not run
-    ]
-    return [*costs, Cost("total", sum(c.params for c in costs), sum(c.macs for c in costs), max(peaks.values()))]
-
-
-@contextmanager
-def peaks_of_parts(net: nn.Module, live: LiveMemory) -> Iterator[dict[str, int]]:
-    """Record, in the dictionary that is given out, the peak during each child's forward, and the whole network's."""
-    peaks: dict[str, int] = {}
+    live, peaks = LiveMemory(image, weights=[*net.parameters(), *net.buffers()]), {}
     handles = []
     for name, part in net.named_children():
         handles.append(part.register_forward_pre_hook(lambda *_: live.reset()))
         handles.append(part.register_forward_hook(lambda *_, name=name: peaks.update({name: live.peak})))
-    try:
-        yield peaks
-        peaks[""] = live.peak  # of the upsampling, after the last part
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Number of parameters, frozen ones included."""
-    return sum(parameter.numel() for parameter in module.parameters())
+    counter = FlopCounterMode(display=False, custom_mapping=BATCH_NORMS)
+    with counter, torch.no_grad(), live, FusedAttention():
+        net.eval()(image)
+    for handle in handles:
+        handle.remove()
+    flops = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
+    parts = {name: net.get_submodule(name) for name in peaks}  # as they ran; a head for training alone does not run
+    costs = [
+        Cost(name, sum(p.numel() for p in part.parameters()), flops[f"{type(net).__name__}.{name}"] // 2, peaks[name])
+        for name, part in parts.items()
+        if not isinstance(part, nn.Identity)
+    ]
+    most = max(live.peak, *peaks.values())  # the last peak is that of the upsampling, after all parts
+    return [*costs, Cost("total", sum(c.params for c in costs), sum(c.macs for c in costs), most)]
 
 
 def overheads(net: EMANet, costs: Sequence[Cost]) -> list[Cost]:
@@ -184,101 +161,86 @@ def build_on_meta(**options: Any) -> EMANet:
         return EMANet(**options)
 
 
-def head_costs(model: DictConfig, num_classes: int, height: int, width: int) -> list[Cost]:
+def head_costs(model: Mapping[str, Any], num_classes: int, height: int, width: int) -> list[Cost]:
     """What every head would add to the configured network's backbone, counted in both ways."""
+    kept = ("backbone", "output_stride", "multi_grid", "channels")
+    common = {key: model[key] for key in kept if key in model}
     rows = []
     for name in HEADS:
-        with torch.device("meta"):
-            common = {key: model[key] for key in ("backbone", "output_stride", "multi_grid", "channels")}
-            net = EMANet(num_classes, head=name, **common)
+        net = build_on_meta(num_classes=num_classes, head=name, **common)
         added = overheads(net, measure(net, height, width))
         rows += [replace(cost, name=f"{name}: {cost.name}") for cost in added]
     return rows
 
 
-def print_costs(costs: Sequence[Cost], title: str, console: Console) -> None:
-    """Print a table of parts."""
-    table = Table(title=title, box=box.SIMPLE_HEAD)
-    for column in ("part", "params (M)", "MACs (G)", "peak memory (MB)"):
-        table.add_column(column, justify="left" if column == "part" else "right")
-    for cost in costs:
-        table.add_row(cost.name, f"{cost.params / 1e6:.3f}", f"{cost.macs / 1e9:.2f}", f"{cost.memory / 1e6:.1f}")
-    console.print(table)
-
-
-def published_rows(published: dict[str, Any]) -> list[tuple[str, ...]]:
+def published_rows(published: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """The published costs beside ours: method; published MACs, params, memory; ours counted so; ours, whole head."""
     rows = []
     for entry in published["rows"]:
-        name, options = entry["method"], entry.get("model")
         ours = [""] * 4
-        if options is not None:
-            net = build_on_meta(num_classes=published["num_classes"], **options)
+        if "model" in entry:
+            net = build_on_meta(num_classes=published["num_classes"], **entry["model"])
             costs = measure(net, PUBLISHED_SIZE, PUBLISHED_SIZE)
             counted = costs[:1] * 2 if entry["part"] == "backbone" else overheads(net, costs)
             ours = [text for cost in counted for text in (f"{cost.macs / 1e9:.2f}", f"{cost.params / 1e6:.3f}")]
-        rows.append((name, str(entry["gmacs"]), str(entry["mparams"]), entry["memory"], *ours))
+        rows.append((entry["method"], str(entry["gmacs"]), str(entry["mparams"]), entry["memory"], *ours))
     return rows
 
 
-def print_published(published: dict[str, Any], console: Console) -> None:
-    """Print the published table beside ours."""
-    title = f"published beside ours: {published['setting']}\n{published['source']}"
-    table = Table(title=title, box=box.SIMPLE_HEAD, caption=published["note"], padding=(0, 1, 0, 0))
-    table.add_column("method", no_wrap=True)
-    units = ("\nGMACs", "\nM par.")
-    columns = [
-        f"published{units[0]}",
-        units[1],
-        "\nmemory",
-        f"ours so{units[0]}",
-        units[1],
-        f"whole{units[0]}",
-        units[1],
-    ]
-    for header in columns:
-        table.add_column(header, justify="right", no_wrap=True)
-    for row in published_rows(published):
+COLUMNS = (
+    "method",
+    "published\nGMACs",
+    "\nM par.",
+    "\nmemory",
+    "ours so\nGMACs",
+    "\nM par.",
+    "whole\nGMACs",
+    "\nM par.",
+)
+
+
+def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table."""
+    table = Table(
+        *(Column(name, no_wrap=True) for name in header), title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    for row in rows:
         table.add_row(*row)
-    console.print(table)
+    Console().print(table)
 
 
-def parse_size(size: Any) -> tuple[int, int]:
-    """Height and width from one number or two."""
-    sides = [size, size] if isinstance(size, int) else list(size) if isinstance(size, Sequence) else []
-    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
-        raise ValueError(f"size is one number of pixels, or [height,width], got {size}")
-    return sides[0], sides[1]
+def print_costs(title: str, costs: Sequence[Cost]) -> None:
+    """Print what parts cost."""
+    rows = [(c.name, f"{c.params / 1e6:.3f}", f"{c.macs / 1e9:.2f}", f"{c.memory / 1e6:.1f}") for c in costs]
+    print_table(title, ("part", "params (M)", "MACs (G)", "peak memory (MB)"), rows)
 
 
-def report(cfg: DictConfig) -> list[Cost]:
+def report(cfg: Mapping[str, Any]) -> None:
     """Measure the configured network, print its table and the published one, write the rows if a path is given.
 
     Raises:
-        ConfigError: for a configuration or a size that makes no sense.
+        ConfigError: for a size that makes no sense.
     """
-    check(cfg)
-    cfg.model.pretrained = False  # weights cost nothing to count
-    try:
-        height, width = parse_size(cfg.size)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    size, model = cfg["size"], cfg["model"] | {"pretrained": False}  # weights cost nothing to count
+    sides = size if isinstance(size, list) else [size, size]
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ConfigError(f"size is one number of pixels, or [height,width], got {size}")
+    height, width = sides
     with torch.device("meta"):
-        net = build_network(cfg.model, cfg.num_classes)
+        net = build(model, "model", num_classes=cfg["num_classes"])
     costs = measure(net, height, width)
     costs += overheads(net, costs)
-    console = Console()
-    setting = f"{cfg.model.backbone}, {cfg.model.channels} channels, 1x3x{height}x{width}"
-    print_costs(costs, setting, console)
-    if cfg.heads:
-        added = head_costs(cfg.model, cfg.num_classes, height, width)
-        print_costs(added, f"every head on top of the backbone: {setting}", console)
+    setting = f"{model['backbone']}, {model['channels']} channels, 1x3x{height}x{width}"
+    print_costs(setting, costs)
+    if cfg["heads"]:
+        added = head_costs(model, cfg["num_classes"], height, width)
+        print_costs(f"every head on top of the backbone: {setting}", added)
         costs += added
-    published: Any = OmegaConf.to_container(OmegaConf.load(PUBLISHED))
-    print_published(published["costs"], console)
-    if cfg.json is not None:
-        path = Path(cfg.json).expanduser()
-        path.parent.mkdir(parents=True, exist_ok=True)
+    if PUBLISHED.is_file():  # not in an installed package
+        published = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))["costs"]
+        title = f"published beside ours: {published['setting']}\n{published['source']}\n{published['note']}"
+        print_table(title, COLUMNS, published_rows(published))
+    if cfg["json"] is not None:
+        path = Path(cfg["json"]).expanduser()
         path.write_text(json.dumps([asdict(cost) for cost in costs], indent=2) + "\n", encoding="utf-8")
-        console.print(f"rows in {path}", highlight=False, soft_wrap=True, markup=False)
-    return costs
+        print(f"rows in {path}")

@@ -2,21 +2,32 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig, OmegaConf
+import yaml
+from omegaconf import OmegaConf
 
 from emanet.common.errors import ConfigError, EMANetError
-from emanet.common.packages import find_package_file
+from emanet.common.files import write_json
 from emanet.config.schema import CONF_DIR
 from emanet.inference.bases import SCALARS
 from emanet.training.loggers.wandb import has_credentials
+
+try:
+    import wandb
+    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.workspaces as ws
+    from wandb_workspaces import expr
+except ImportError as error:
+    raise EMANetError("dashboards need wandb-workspaces: pip install 'emanet[dashboard]'") from error
 
 SCORES = ("val/miou", "val/pixel_accuracy", "val/mean_accuracy", "train/loss")
 MEDIA = ("val/predictions", "bases/attention", "bases/cosines")
 TABLE = "val/iou_table"
 STEP = "trainer/global_step"
+SPREAD: Any = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
 
 
 class DashboardError(EMANetError):
@@ -36,33 +47,30 @@ class Study(NamedTuple):
         return [key for key in self.swept if key != "seed"] or self.swept
 
 
-def publish(cfg: DictConfig) -> str:
-    """Build the dashboard of ``cfg.study``: save it in W&B, or write it to a file; return the URL or the path.
+def publish(cfg: Mapping[str, Any]) -> str:
+    """Build the dashboard of a study: save it in W&B, or write it to a file; return the URL or the path.
 
     Raises:
-        ConfigError: for an unknown study, or without the package for dashboards.
+        ConfigError: for an unknown study, or an API key without an entity.
         DashboardError: if W&B does not take it.
     """
-    study = read_study(cfg.study)
-    if find_package_file("wandb_workspaces", "__init__.py") is None:
-        raise ConfigError("dashboards need the package wandb-workspaces:  pip install -e '.[dashboard]'")
+    study, project, entity = read_study(cfg["study"]), cfg["project"], cfg["entity"]
     offline = os.environ.get("WANDB_MODE") in ("offline", "dryrun", "disabled") or not has_credentials()
-    if cfg.output is not None or offline:
-        path = Path(cfg.output or Path(cfg.paths.runs_dir) / "dashboards" / f"{study.name}.json").expanduser()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        workspace = build_workspace(study, entity=cfg.entity or "", project=cfg.project)
-        path.write_text(json.dumps(specification(workspace), indent=2) + "\n", encoding="utf-8")
+    if cfg["output"] is not None or offline:
+        path = Path(cfg["output"] or f"{cfg['paths']['runs_dir']}/dashboards/{study.name}.json").expanduser()
+        write_json(path, specification(build_workspace(study, entity=entity or "", project=project)))
         return str(path)
     try:
-        return save(study, entity=cfg.entity, project=cfg.project)
-    except EMANetError:
-        raise
+        entity = entity or wandb.Api().default_entity
+        if entity:
+            return str(build_workspace(study, entity=entity, project=project).save().url)
     except Exception as error:  # of many kinds, from the client and from the server
-        reason = str(error).splitlines()[0] if str(error) else ""
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise DashboardError(
-            f"W&B did not take the dashboard of {study.name} ({type(error).__name__}: {reason}): check the API key, "
-            f"project={cfg.project} and entity={cfg.entity}; output=FILE writes it to a file"
+            f"W&B did not take the dashboard of {study.name} ({reason}): check the API key, project={project} "
+            f"and entity={entity}; output=FILE writes it to a file"
         ) from error
+    raise ConfigError("this API key has no default entity: say which, entity=NAME")
 
 
 def read_study(name: str | None, folder: Path = Path(CONF_DIR) / "sweep") -> Study:
@@ -76,41 +84,31 @@ def read_study(name: str | None, folder: Path = Path(CONF_DIR) / "sweep") -> Stu
     if name not in known:
         raise ConfigError(f"study must be one of {', '.join(known)}, got {name}")
     cfg = files[name]
-    params = OmegaConf.select(cfg, "hydra.sweeper.params") or {}
-    swept = [str(key) for key in cfg.swept]
-    return Study(cfg.study, swept, [key for key in swept if all(map(is_number, str(params.get(key)).split(",")))])
+    values = {key: yaml.safe_load(f"[{text}]") for key, text in cfg.hydra.sweeper.params.items()}
+    numeric = [key for key in cfg.swept if all(type(value) in (int, float) for value in values.get(key, [None]))]
+    return Study(cfg.study, list(cfg.swept), numeric)
 
 
-def is_number(text: str) -> bool:
-    """Whether a value of the command line is a number."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-# --- the workspace ----------------------------------------------------------------------------------------------------
-
-
-def build_workspace(study: Study, *, entity: str, project: str) -> Any:
+def build_workspace(study: Study, *, entity: str, project: str) -> ws.Workspace:
     """The workspace: runs of the study alone, grouped by setting, and five sections of panels."""
-    import wandb_workspaces.workspaces as ws
-    from wandb_workspaces import expr
-
+    every_class = curve(study, "val/miou", "IoU of each class")
+    every_class.y, every_class.metric_regex = [], "val/iou/.*"
     sections = {
         "Result": result_panels(study),
         "Learning curves": [curve(study, name, name) for name in SCORES],
         "Bases": [curve(study, f"bases/{name}", text) for name, text in SCALARS.items()],
-        "Pictures": picture_panels(),
-        "Classes": class_panels(study),
+        "Pictures": [wr.MediaBrowser(title=key, media_keys=[key], num_columns=2, gallery_axis="step") for key in MEDIA],
+        "Classes": [wr.WeavePanelSummaryTable(table_name=TABLE), every_class],
     }
+    columns = ws.SectionLayoutSettings(columns=2)
+    # as W&B stores a key: "value" comes below each key of the root
+    pinned = [f"config:{root}.value{dot}{rest}" for root, dot, rest in (key.partition(".") for key in study.swept)]
     return ws.Workspace(
         entity=entity,
         project=project,
         name=f"Ablation {study.name}",
         sections=[
-            ws.Section(name=name, panels=panels, is_open=True, layout_settings=ws.SectionLayoutSettings(columns=2))
+            ws.Section(name=name, panels=panels, is_open=True, layout_settings=columns)
             for name, panels in sections.items()
         ],
         settings=ws.WorkspaceSettings(x_axis=STEP, max_runs=100),
@@ -118,92 +116,33 @@ def build_workspace(study: Study, *, entity: str, project: str) -> Any:
             filters=expr.And(expr.Tags().isin([study.name])),
             groupby=[expr.Config(key) for key in study.axes],
             order=[expr.Ordering(expr.Summary("val/miou"), ascending=False)],
-            pinned_columns=["summary:val/miou", *(f"config:{config_path(key)}" for key in study.swept)],
+            pinned_columns=["summary:val/miou", *pinned],
         ),
     )
 
 
-def config_path(key: str) -> str:
-    """A key as W&B stores it: ``value`` comes below each key of the root."""
-    root, *rest = key.split(".")
-    return ".".join([root, "value", *rest])
-
-
 def result_panels(study: Study) -> list[Any]:
     """The mIoU over each swept key: mean and spread over the rest, every run as a point where there are numbers."""
-    import wandb_workspaces.reports.v2 as wr
-
     panels: list[Any] = []
     for key in study.axes:
-        name = key.rpartition(".")[2]
-        panels.append(
-            wr.BarPlot(
-                title=f"mIoU by {name}: mean, standard deviation",
-                metrics=["val/miou"],
-                groupby=wr.Config(key),
-                groupby_aggfunc="mean",
-                groupby_rangefunc="stddev",
-            )
-        )
+        name, over = key.rpartition(".")[2], wr.Config(key)
+        title = f"mIoU by {name}: mean, standard deviation"
+        panels.append(wr.BarPlot(title=title, metrics=["val/miou"], groupby=over, **SPREAD))
         if key in study.numeric:
-            panels.append(wr.ScatterPlot(title=f"mIoU over {name}", x=wr.Config(key), y=wr.SummaryMetric("val/miou")))
-    columns = [wr.ParallelCoordinatesPlotColumn(wr.Config(key)) for key in study.swept]
-    columns.append(wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric("val/miou")))
+            panels.append(wr.ScatterPlot(title=f"mIoU over {name}", x=over, y=wr.SummaryMetric("val/miou")))
+    metrics: list[Any] = [*map(wr.Config, study.swept), wr.SummaryMetric("val/miou")]
+    columns = [wr.ParallelCoordinatesPlotColumn(metric) for metric in metrics]
     return [*panels, wr.ParallelCoordinatesPlot(title="all runs", columns=columns)]
 
 
-def curve(study: Study, metric: str, title: str) -> Any:
+def curve(study: Study, metric: str, title: str) -> wr.LinePlot:
     """A metric over the optimizer steps; one line for each setting, with the spread over seeds."""
-    import wandb_workspaces.reports.v2 as wr
-
-    single = study.axes[0] if len(study.axes) == 1 else None  # of several, the grouping of the runs holds
-    return wr.LinePlot(
-        title=title,
-        x=STEP,
-        y=[metric],
-        groupby=None if single is None else wr.Config(single),
-        groupby_aggfunc="mean",
-        groupby_rangefunc="stddev",
-    )
+    single = wr.Config(study.axes[0]) if len(study.axes) == 1 else None  # of several, the grouping of the runs holds
+    return wr.LinePlot(title=title, x=STEP, y=[metric], groupby=single, **SPREAD)
 
 
-def picture_panels() -> list[Any]:
-    """Predictions and bases, with a slider over the steps."""
-    import wandb_workspaces.reports.v2 as wr
-
-    return [wr.MediaBrowser(title=key, media_keys=[key], num_columns=2, gallery_axis="step") for key in MEDIA]
-
-
-def class_panels(study: Study) -> list[Any]:
-    """The table of the last validation, and the IoU of every class over the steps."""
-    import wandb_workspaces.reports.v2 as wr
-
-    every_class = curve(study, "val/miou", "IoU of each class")
-    every_class.y, every_class.metric_regex = [], "val/iou/.*"
-    return [wr.WeavePanelSummaryTable(table_name=TABLE), every_class]
-
-
-# --- out --------------------------------------------------------------------------------------------------------------
-
-
-def specification(workspace: Any) -> dict[str, Any]:
+def specification(workspace: ws.Workspace) -> dict[str, Any]:
     """The workspace as W&B stores it, without the identifiers that are drawn anew each time."""
     model = workspace._to_model()  # W&B offers no other way to see it: the version is bounded in pyproject.toml
-    return without_ids(json.loads(model.model_dump_json(by_alias=True, exclude_none=True)))
-
-
-def without_ids(node: Any) -> Any:
-    """A JSON tree without its ``__id__``."""
-    if isinstance(node, dict):
-        return {key: without_ids(value) for key, value in node.items() if key != "__id__"}
-    return [without_ids(item) for item in node] if isinstance(node, list) else node
-
-
-def save(study: Study, *, entity: str | None, project: str) -> str:
-    """Save the workspace in W&B; returns its URL."""
-    import wandb
-
-    entity = entity or wandb.Api().default_entity
-    if not entity:
-        raise ConfigError("this API key has no default entity: say which, entity=NAME")
-    return str(build_workspace(study, entity=entity, project=project).save().url)
+    text = model.model_dump_json(by_alias=True, exclude_none=True)
+    return json.loads(text, object_hook=lambda node: {key: value for key, value in node.items() if key != "__id__"})

@@ -5,21 +5,21 @@ each run that counts. ``python src/results.py`` writes the page, ``python src/re
 first.
 """
 
-import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omegaconf import OmegaConf
+import yaml
+from jinja2 import Environment, StrictUndefined
 
 from emanet.common.errors import ConfigError
+from emanet.common.files import read_json, write_json
 from emanet.config.schema import PROJECT_ROOT
 from emanet.studies.complexity import published_rows
 
 DOCS = PROJECT_ROOT / "docs"
 PAGE, PUBLISHED, RUNS = DOCS / "results.md", DOCS / "published.yaml", DOCS / "runs"
-NOT_RUN = "not run"
 
 
 class Run(NamedTuple):
@@ -27,7 +27,7 @@ class Run(NamedTuple):
 
     name: str
     measure: str
-    summary: dict[str, Any]
+    summary: Mapping[str, Any]
 
     @property
     def miou(self) -> str:
@@ -38,8 +38,7 @@ class Run(NamedTuple):
     @property
     def circumstances(self) -> str:
         """Steps, time, hardware, seed and commit."""
-        summary = self.summary
-        hardware, git = summary.get("hardware") or {}, summary.get("git") or {}
+        summary, hardware, git = self.summary, self.summary.get("hardware") or {}, self.summary.get("git") or {}
         gpus = hardware.get("gpus") or []
         machine = f"{len(gpus)}x {gpus[0]}" if gpus else f"{hardware.get('cpu')}, {hardware.get('threads')} threads"
         commit = f"{str(git['commit'])[:10]}{' and changes' if git.get('dirty') else ''}" if git else "no commit"
@@ -47,19 +46,16 @@ class Run(NamedTuple):
         return f"{summary.get('steps')} steps, {minutes}, {machine}, seed {summary.get('seed')}, {commit}"
 
 
-def read_published(path: Path = PUBLISHED) -> dict[str, Any]:
+def read_published() -> dict[str, Any]:
     """The published figures."""
-    content: Any = OmegaConf.to_container(OmegaConf.load(path))
+    content: dict[str, Any] = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
     return content
 
 
 def read_runs(folder: Path = RUNS) -> list[Run]:
     """The runs that were kept, by name."""
-    runs = []
-    for path in sorted(folder.glob("*.*.json")):
-        name, _, measure = path.stem.rpartition(".")
-        runs.append(Run(name, measure, json.loads(path.read_text(encoding="utf-8"))))
-    return runs
+    files = ((path, *path.stem.rpartition(".")) for path in sorted(folder.glob("*.*.json")))
+    return [Run(name, measure, read_json(path) or {}) for path, name, _, measure in files]
 
 
 def keep_run(argument: str, measures: Iterable[str], folder: Path = RUNS) -> Path:
@@ -73,92 +69,34 @@ def keep_run(argument: str, measures: Iterable[str], folder: Path = RUNS) -> Pat
     if measure not in measures:
         raise ConfigError(f"a run is measured as one of {', '.join(measures)}, got {measure!r}")
     path = Path(run).expanduser() / "summary.json"
-    if not path.is_file():
+    summary = read_json(path)
+    if summary is None:
         raise ConfigError(f"{path}: no such file; give the folder of a run that has finished")
-    text = path.read_text(encoding="utf-8")
-    summary = json.loads(text)
     if summary.get("status") != "finished" or not re.fullmatch(r"[\w-]+", str(summary.get("name"))):
         raise ConfigError(f"{path}: status {summary.get('status')!r}, name {summary.get('name')!r}; only finished runs")
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"{summary['name']}.{measure}.json"
-    target.write_text(text, encoding="utf-8")
-    return target
+    write_json(folder / f"{summary['name']}.{measure}.json", summary)
+    return folder / f"{summary['name']}.{measure}.json"
 
 
-def render(published: dict[str, Any], runs: Sequence[Run]) -> str:
-    """The page."""
-    costs = published["costs"]
-    others = other_rows(published, runs)
-    ports = [(p["port"], p["data"], f"{p['r50']:.2f}", f"{p['r101']:.2f}", p["source"]) for p in published["ports"]]
-    sections = [
-        "# Results",
-        "Made by `python src/results.py` from `docs/published.yaml` and `docs/runs/`; not edited by hand. mIoU in %.",
-        "## Published by the authors, and ours",
-        table("experiment, data, network, measure, published, source, ours, our run", result_rows(published, runs)),
-        *(["## Other runs", table("run, data, measure, mIoU, circumstances", others)] if others else []),
-        "## Cost",
-        f"{costs['setting']}. Source: {costs['source']}. {costs['note']}",
-        table(
-            "method, G MACs, M params, memory, single scale, MS + flip, ours so: G MACs, ours so: M params, "
-            "ours whole: G MACs, ours whole: M params",
-            cost_rows(published),
-        ),
-        "## Other implementations",
-        table("port, data, R-50, R-101, source", ports),
-    ]
-    return "\n\n".join(sections) + "\n"
+def render(published: Mapping[str, Any], runs: Sequence[Run]) -> str:
+    """The page: a row for each published figure with our runs of the same kind, then the other runs, then costs."""
+    entries, costs = published["results"], published["costs"]
+    beside = [(entry, [run for run in runs if belongs(run, entry)]) for entry in entries]
+    others = [run for run in runs if not any(run in ours for _, ours in beside)]
+    scores = {(entry["experiment"], entry["measure"]): entry["miou"] for entry in entries}
+    rows = []
+    for entry, row in zip(costs["rows"], published_rows(costs), strict=True):
+        pair = [entry.get(measure) or scores.get((entry.get("experiment"), measure), "") for measure in ("ss", "ms")]
+        rows.append((*row[:4], *pair, *row[4:]))
+    template = Environment(trim_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined).from_string(
+        (DOCS / "results.md.j2").read_text(encoding="utf-8")
+    )
+    return template.render(published, beside=beside, others=others, cost_rows=rows)
 
 
-def belongs(run: Run, entry: dict[str, Any]) -> bool:
+def belongs(run: Run, entry: Mapping[str, Any]) -> bool:
     """Whether a run stands beside a published figure: same experiment, and same measure where that is stated."""
     return run.name == entry["experiment"] and entry["measure"] in (run.measure, "unstated")
-
-
-def result_rows(published: dict[str, Any], runs: Sequence[Run]) -> list[tuple[str, ...]]:
-    """A row for each published figure, with our runs of the same kind."""
-    rows = []
-    for entry in published["results"]:
-        figure = "none published by the authors" if entry["miou"] is None else str(entry["miou"])
-        measures = published["measures"]
-        matching = [run for run in runs if belongs(run, entry)]
-        unstated = entry["measure"] == "unstated"
-        ours = [f"{run.miou} ({measures[run.measure]})" if unstated else run.miou for run in matching]
-        told = [f"`{entry['experiment']}`", entry["data"], entry["net"], measures[entry["measure"]], figure]
-        circumstances = "; ".join(run.circumstances for run in matching)
-        rows.append((*told, entry["source"], "; ".join(ours) or NOT_RUN, circumstances))
-    return rows
-
-
-def other_rows(published: dict[str, Any], runs: Sequence[Run]) -> list[tuple[str, ...]]:
-    """A row for each run that no published figure stands beside."""
-    return [
-        (
-            f"`{run.name}`",
-            str(run.summary.get("dataset")),
-            published["measures"][run.measure],
-            run.miou,
-            run.circumstances,
-        )
-        for run in runs
-        if not any(belongs(run, entry) for entry in published["results"])
-    ]
-
-
-def cost_rows(published: dict[str, Any]) -> list[tuple[str, ...]]:
-    """The published costs beside ours, with the published scores of the same network."""
-    scores = {(entry["experiment"], entry["measure"]): entry["miou"] for entry in published["results"]}
-    rows = []
-    for entry, row in zip(published["costs"]["rows"], published_rows(published["costs"]), strict=True):
-        pair = [entry.get(m) or scores.get((entry.get("experiment"), m), "") for m in ("ss", "ms")]
-        rows.append((*row[:4], *map(str, pair), *row[4:]))
-    return rows
-
-
-def table(header: str, rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; the header's columns are separated by commas."""
-    names = header.split(", ")
-    lines = [names, ["---"] * len(names), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def main(arguments: Sequence[str]) -> None:

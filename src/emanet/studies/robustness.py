@@ -1,105 +1,109 @@
-"""How much a network loses when the input varies: its mIoU under noise, blur, other contrast and brightness."""
+"""How much networks lose when the input varies: their mIoU under noise, blur, other contrast and brightness."""
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from glob import glob
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+import numpy as np
+from jaxtyping import UInt8
 
-from emanet.checkpoints.restore import read_stored, restore_network
+from emanet.checkpoints.restore import read_stored
 from emanet.checkpoints.settings import stored_settings
 from emanet.common.errors import ConfigError, EMANetError
 from emanet.common.files import write_json
 from emanet.common.provenance import command_line, git_state, hardware, versions
-from emanet.config.instantiate import resolved
+from emanet.common.seeding import mix
 from emanet.config.rules import check
-from emanet.config.schema import CONF_DIR
-from emanet.data.corruptions import KINDS, Corruption
-from emanet.studies.portable import portable, portable_text
-from emanet.studies.runs import flat, shown
-from emanet.training.build import build_datamodule, build_inference, build_trainer, prepare_network
+from emanet.data.transforms import blurred, relit
+from emanet.studies.runs import flat
+from emanet.training.build import build_data, build_evaluation
 from emanet.training.callbacks.summary import named_scores
-from emanet.training.task import SegmentationTask
 
 try:
     import pandas as pd
-except ModuleNotFoundError as error:
-    raise EMANetError("src/robustness.py needs pandas: pip install 'emanet[report]'") from error
+    from matplotlib.figure import Figure
+except ImportError as error:
+    raise EMANetError(f"robustness needs {error.name}: pip install 'emanet[report]'") from error
 
 log = logging.getLogger(__name__)
 
-RESULTS = "robustness.json"
+Pixels = UInt8[np.ndarray, "h w 3"]
 
-#: keys of a stored configuration that the command line may change, and by which of its own
-ASKED = {"dataset.root": "root", "dataset.val_split": "split", "trainer.accelerator": "accelerator"}
+#: unit of the strength of each kind of corruption, and the strength that changes nothing
+KINDS = {
+    "noise": ("standard deviation in gray levels", 0.0),
+    "blur": ("standard deviation in pixels", 0.0),
+    "contrast": ("factor", 1.0),
+    "brightness": ("factor", 1.0),
+}
 
 
-def evaluate_robustness(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
-    """Evaluate every checkpoint clean and under every corruption; write ``robustness.json``, print the means.
+def corrupted(image: Pixels, name: str, *, kind: str, strength: float, seed: int = 0) -> Pixels:
+    """An image as every network sees it: of the name alone comes what is random, the same draws at every strength."""
+    if kind != "noise":
+        return blurred(image, strength) if kind == "blur" else relit(image, **{kind: strength})
+    digest = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+    noise = np.random.default_rng(mix(seed, digest)).standard_normal(image.shape, dtype=np.float32)
+    # not albumentations' GaussNoise: it cuts fractions off towards 0, so that its 10 levels are 9.6
+    return np.clip(np.rint(image + np.float32(strength) * noise), 0, 255).astype(np.uint8)
 
-    What has been evaluated stands in the file after each checkpoint.
+
+def evaluate_robustness(cfg: Mapping[str, Any], run_dir: Path) -> None:
+    """Evaluate every checkpoint clean and corrupted; write robustness.json, .csv and .svg, print the means.
+
+    What has been evaluated stands in the first file after each checkpoint.
 
     Raises:
         ConfigError: for checkpoints that are not there, or corruptions that make no sense.
     """
-    check(cfg)
-    OmegaConf.resolve(cfg)
-    corruptions = planned(resolved(cfg.corruptions), cfg.seed)
-    if cfg.checkpoints is None:
-        raise ConfigError("say which networks: checkpoints=[FILE,FILE] or checkpoints='PATTERN' is missing")
-    paths = find_checkpoints(cfg.checkpoints)
-    prepared = [(path, *configured(path, cfg)) for path in paths]  # mistakes show before the work begins
-    content: dict[str, Any] = {
-        "status": "running",
-        "corruptions": {
-            kind: {"unit": KINDS[kind].unit, "neutral": KINDS[kind].neutral}
-            for kind in dict.fromkeys(corruption.kind for corruption in corruptions)
-        },
-        "networks": [],
-        "seed": cfg.seed,
-        "command": portable_text(command_line()),
-        "versions": versions(),
-        "git": git_state(),
-    }
-    for number, (path, settings, told) in enumerate(prepared, start=1):
-        log.info("%d of %d: %s", number, len(paths), path)
-        content["networks"].append(told | evaluate_network(path, settings, corruptions, run_dir))
-        content["status"] = "finished" if number == len(paths) else "running"
-        content["hardware"] = hardware(content["networks"][0]["device"])
-        write_json(run_dir / RESULTS, content)
-    print(robustness_table(content).to_string(), f"\nresults in {run_dir}")
-    return content
+    corruptions = planned(cfg["corruptions"])
+    prepared = [configured(path, cfg) for path in find_checkpoints(cfg["checkpoints"])]
+    facts = {"command": command_line(), "seed": cfg["seed"], "versions": versions(), "git": git_state()}
+    networks: list[dict[str, Any]] = []
+    for number, (settings, told) in enumerate(prepared, start=1):
+        log.info("%d of %d: %s", number, len(prepared), told["checkpoint"])
+        networks.append(told | evaluate_network(told["checkpoint"], settings, corruptions, cfg["seed"], run_dir))
+        status = "finished" if number == len(prepared) else "running"
+        write_json(run_dir / "robustness.json", {"status": status} | facts | {"networks": networks})
+    show(networks, run_dir)
 
 
-def planned(asked: Mapping[str, Any], seed: int) -> list[Corruption]:
-    """The corruptions that are asked for; a neutral strength is left out, since the clean images are there anyway.
+def planned(asked: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """The corruptions that are asked for; a neutral strength is left out, since clean images are evaluated anyway.
 
     Raises:
         ConfigError: for a kind or strength that makes no sense.
     """
     made = []
     for kind, strengths in asked.items():
+        if kind not in KINDS:
+            raise ConfigError(f"corruptions are {', '.join(KINDS)}, got {kind!r}")
         try:
-            made += [Corruption(kind, float(strength), seed) for strength in strengths or []]
+            made += [(kind, float(strength)) for strength in strengths or () if strength != KINDS[kind][1]]
         except (TypeError, ValueError) as error:
             raise ConfigError(f"corruptions.{kind} must be a list of numbers, got {strengths!r}") from error
-    made = [corruption for corruption in made if corruption.strength != KINDS[corruption.kind].neutral]
+        if not all(0 <= strength < float("inf") for _, strength in made):
+            raise ConfigError(f"corruptions.{kind} must hold strengths of 0 or more, got {strengths}")
     if not made:
         raise ConfigError(f"corruptions holds no strength that changes anything; there are {', '.join(KINDS)}")
     return made
 
 
-def find_checkpoints(asked: Any) -> list[Path]:
+def find_checkpoints(asked: str | Sequence[str] | None) -> list[Path]:
     """The checkpoints of a list of files and patterns, in order, each once.
 
     Raises:
         ConfigError: for an entry that matches nothing.
     """
+    if not asked:
+        raise ConfigError("say which networks: checkpoints=[FILE,FILE] or checkpoints='PATTERN' is missing")
     found: dict[Path, None] = {}
-    for entry in asked if OmegaConf.is_list(asked) or isinstance(asked, (list, tuple)) else [asked]:
-        path = Path(str(entry)).expanduser()
+    for entry in [asked] if isinstance(asked, str) else asked:
+        path = Path(entry).expanduser()
         matching = [path] if path.exists() else sorted(map(Path, glob(str(path), recursive=True)))
         if not matching:
             raise ConfigError(f"checkpoints={entry}: nothing there; give files, or a pattern in quotes")
@@ -107,8 +111,8 @@ def find_checkpoints(asked: Any) -> list[Path]:
     return list(found)
 
 
-def configured(path: Path, cfg: DictConfig) -> tuple[DictConfig, dict[str, Any]]:
-    """What :func:`emanet.cli.jobs.evaluate` gets for this checkpoint, and which network it is.
+def configured(path: Path, cfg: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configuration that a checkpoint is evaluated with, and which network it is.
 
     Raises:
         ConfigError: for a checkpoint that does not say what it was trained on, or lacks the key of the label.
@@ -116,67 +120,55 @@ def configured(path: Path, cfg: DictConfig) -> tuple[DictConfig, dict[str, Any]]
     stored = stored_settings(str(path))
     if not stored.get("dataset"):
         raise ConfigError(f"{path} does not say what it was trained on; checkpoints of our training do")
-    plain = OmegaConf.load(f"{CONF_DIR}/eval/plain.yaml")
-    settings = OmegaConf.create({group: stored[group] for group in ("dataset", "model", "trainer")})
-    settings = OmegaConf.create({**settings, "eval": plain, "seed": 0})
-    for key, name in ASKED.items():
+    settings = {group: stored[group] for group in ("dataset", "model", "trainer")} | {"seed": 0, "name": cfg["name"]}
+    asked = {"root": ("dataset", "root"), "split": ("dataset", "val_split"), "accelerator": ("trainer", "accelerator")}
+    for name, (group, key) in asked.items():
         if cfg[name] is not None:
-            OmegaConf.update(settings, key, cfg[name])
+            settings[group] = settings[group] | {key: cfg[name]}
     check(settings)
-    values = flat(stored) | flat(settings)
-    if cfg.label is not None and cfg.label not in values:
-        raise ConfigError(f"label={cfg.label}: {path} has no such key in its configuration; model.K is one")
-    told = {
-        "label": shown(portable(values.get(cfg.label or "name"))),
-        "name": values.get("name"),
-        "seed": stored.get("seed"),
-        "checkpoint": "/".join(path.parts[-4:]) if path.parent.name == "checkpoints" else path.name,
-        "dataset": values.get("dataset.name"),
-        "split": values.get("dataset.val_split"),
-    }
-    return settings, told
+    label, values = cfg["label"] or "name", flat(stored) | flat(settings | {"name": stored.get("name")})
+    if label not in values:
+        raise ConfigError(f"label={label}: {path} has no such key in its configuration; model.K is one")
+    told = {"label": str(values[label]), "seed": stored.get("seed"), "checkpoint": str(path)}
+    return settings, told | {"dataset": values["dataset.name"], "split": values["dataset.val_split"]}
 
 
 def evaluate_network(
-    path: Path, settings: DictConfig, corruptions: Sequence[Corruption], run_dir: Path
+    path: str, settings: Mapping[str, Any], corruptions: Sequence[tuple[str, float]], seed: int, run_dir: Path
 ) -> dict[str, Any]:
-    """Scores of one checkpoint."""
-    datamodule = build_datamodule(settings)
-    datamodule.prepare_data()
-    datamodule.setup("validate")
-    net = restore_network(read_stored(path), resolved(settings.model), num_classes=datamodule.num_classes)
-    task = SegmentationTask(
-        prepare_network(settings, net),
-        class_names=datamodule.class_names,
-        max_steps=1,
-        inference=build_inference(settings.eval),
-    )
-    trainer = build_trainer(settings, run_dir, callbacks=[], loggers=[])
+    """Scores of one checkpoint, the clean ones first, and where they were computed."""
+    data = build_data(settings, "validate")
+    task, trainer = build_evaluation(settings, read_stored(path), run_dir, data=data)
     scores = []
-    for corruption in (None, *corruptions):
-        datamodule.corrupt = corruption
-        trainer.validate(task, datamodule, verbose=False)
-        how = {"corruption": corruption.kind, "strength": corruption.strength} if corruption else {"corruption": None}
-        scores.append(how | named_scores(task.metrics.compute(), task.class_names))
-        words = f"{corruption.kind} {corruption.strength:g}" if corruption else "clean"
-        log.info("%s: val/miou %.4f", words, task.validation["val/miou"])
-    images = len(datamodule.samples(datamodule.stage_splits["validate"]))
-    return {"images": images, "device": trainer.strategy.root_device.type, "scores": scores}
+    hows: list[dict[str, Any]] = [{}, *({"kind": kind, "strength": strength} for kind, strength in corruptions)]
+    for how in hows:
+        data.corrupt = partial(corrupted, **how, seed=seed) if how else None
+        trainer.validate(task, data, verbose=False)
+        found = named_scores(task.metrics.compute(), task.class_names)
+        scores.append({"corruption": how.get("kind"), "strength": how.get("strength")} | found)
+        log.info("%s: val/miou %s", how or "clean", found["val/miou"])
+    return {"hardware": hardware(trainer.strategy.root_device.type), "scores": scores}
 
 
-def robustness_table(content: Mapping[str, Any]) -> pd.DataFrame:
-    """mIoU in percent over the seeds, a row for each network and corruption.
-
-    Returns:
-        ``mean``, ``sd`` (n - 1), ``n`` networks, and ``kept``: what is left of a network's own clean mIoU, in percent.
-    """
-    rows = []
-    for network in content["networks"]:
-        for score in network["scores"]:
-            name = f"{score['corruption']} {score['strength']:g}" if score["corruption"] else "clean"
-            rows.append((network["label"], name, score["val/miou"], network["scores"][0]["val/miou"]))
-    frame = pd.DataFrame(rows, columns=["network", "input", "miou", "clean"]).astype({"miou": float, "clean": float})
-    frame["kept"] = frame["miou"] / frame["clean"]
-    cells = frame.groupby(["network", "input"], sort=False)
-    found = cells["miou"].agg(mean="mean", sd="std", n="count").assign(kept=cells["kept"].mean())
-    return found.mul({"mean": 100, "sd": 100, "n": 1, "kept": 100}).round(2)
+def show(networks: Sequence[Mapping[str, Any]], run_dir: Path) -> None:
+    """Print and draw the means over the networks of one label; a clean score stands at the neutral strength."""
+    names = ("label", "seed", "corruption", "strength", "val/miou")
+    frame = pd.DataFrame([network | score for network in networks for score in network["scores"]])[[*names]]
+    kinds = list(frame.corruption.dropna().unique())
+    clean = [frame[frame.corruption.isna()].assign(corruption=kind, strength=KINDS[kind][1]) for kind in kinds]
+    frame = pd.concat([*clean, frame.dropna(subset="corruption")])
+    frame.to_csv(run_dir / "robustness.csv", index=False)
+    figure = Figure(figsize=(3.2 * len(kinds), 3), layout="constrained")
+    axes = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
+    for kind, ax in zip(kinds, axes, strict=True):
+        found = frame[frame.corruption == kind].groupby(["strength", "label"], sort=True)["val/miou"]
+        table = 100 * found.agg(["mean", "std"]).unstack("label")
+        print(f"{kind} ({KINDS[kind][0]}): mIoU in %, mean and standard deviation over the networks of a label")
+        print(table.dropna(axis=1, how="all").to_string(float_format="{:.2f}".format), end="\n\n")
+        for label in table["mean"]:
+            ax.errorbar(table.index, table["mean", label], table["std", label].fillna(0), marker="o", label=label)
+        ax.set(title=kind, xlabel=KINDS[kind][0])
+    axes[0].set_ylabel("mIoU (%)")
+    axes[0].legend()
+    figure.savefig(run_dir / "robustness.svg")
+    print(f"results in {run_dir}")

@@ -2,7 +2,7 @@
 
 import statistics
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,9 +57,11 @@ def finished(run_dir: Path, cfg: Mapping[str, Any]) -> dict[str, Any] | None:
     (run_dir / FAILURE).unlink(missing_ok=True)
     if not (run_dir / CONFIG).is_file():
         return None
-    differences = list(differing(OmegaConf.load(run_dir / CONFIG), cfg))
-    if differences:
-        told = "".join(f"\n  {key}: {before!r} there, {now!r} now" for key, before, now in differences)
+    before, now = flat(OmegaConf.load(run_dir / CONFIG)), flat(cfg)
+    decisive = (key for key in sorted(before.keys() | now.keys()) if key.partition(".")[0] in DECISIVE)
+    differing = [key for key in decisive if key not in INCIDENTAL and before.get(key) != now.get(key)]
+    if differing:
+        told = "".join(f"\n  {key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in differing)
         raise ConfigError(
             f"{run_dir} holds a run of this study with other settings:{told}\n"
             "Give the study another place (name=NEW_NAME or hydra.sweep.dir=FOLDER), or delete that folder"
@@ -68,16 +70,6 @@ def finished(run_dir: Path, cfg: Mapping[str, Any]) -> dict[str, Any] | None:
     evaluated = (read_json(run_dir / EVALUATIONS) or {}).get("T_eval", {})
     complete = summary.get("status") == "finished" and {str(T) for T in cfg["T_evals"]} <= evaluated.keys()
     return summary if complete else None
-
-
-def differing(before: Any, now: Any) -> Iterable[tuple[str, Any, Any]]:
-    """Decisive keys whose values are not the same in two configurations: (key, before, now)."""
-    flat_before, flat_now = (flat(cfg) for cfg in (before, now))
-    for key in sorted(flat_before.keys() | flat_now.keys()):
-        if key.partition(".")[0] in DECISIVE and key not in INCIDENTAL:
-            old, new = flat_before.get(key), flat_now.get(key)
-            if old != new:
-                yield key, old, new
 
 
 def record_failure(run_dir: Path, error: BaseException) -> None:

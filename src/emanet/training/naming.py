@@ -1,5 +1,6 @@
 """What a run is called among others: by the values that it was started with."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,43 +36,32 @@ def describe_run(cfg: Mapping[str, Any], run_dir: Path, choices: Sequence[str] =
     Raises:
         ConfigError: for a key in ``swept`` that the configuration does not have.
     """
-    values = {key: shown(select(cfg, key)) for key in cfg["swept"]}
+    values = {key: select(cfg, key) for key in cfg["swept"]}
     for choice in choices:
         key, _, value = choice.partition("=")
         values.setdefault(key.lstrip("+~"), value.strip("'\""))
     leaves = Counter(key.rpartition(".")[2] for key in values)
-    parts = []
-    for key, value in values.items():
-        leaf = key.rpartition(".")[2]
-        parts.append(f"{leaf if leaves[leaf] == 1 else key}={value}")  # three keys are called momentum
+    # three keys are called momentum
+    shown = {(leaf if leaves[leaf := key.rpartition(".")[2]] == 1 else key): value for key, value in values.items()}
+    folder = (
+        f"{run_dir.parent.name}_{run_dir.name}" if run_dir.name.isdigit() else run_dir.name
+    )  # of a sweep: 0, 1, ...
+    study = [] if cfg["study"] is None else [cfg["study"]]
     return RunDescription(
-        name=" ".join(parts)[:MOST_NAME] or folder_name(run_dir),
-        group=cfg["name"] if cfg["study"] is None else f"{cfg['name']}/{cfg['study']}",
+        name=" ".join(f"{key}={value}" for key, value in shown.items())[:MOST_NAME] or folder,
+        group="/".join([cfg["name"], *study]),
         job_type="train",
-        tags=list(dict.fromkeys([*cfg["tags"], *([] if cfg["study"] is None else [cfg["study"]])])),
+        tags=list(dict.fromkeys([*cfg["tags"], *study])),
     )
 
 
-def select(cfg: Mapping[str, Any], key: str) -> Any:
-    """Value of a key that must be there."""
-    node: Any = cfg
+def select(cfg: Any, key: str) -> str:
+    """Value of a key, as the command line has it."""
     for part in key.split("."):
-        if not isinstance(node, Mapping) or part not in node:
+        if not isinstance(cfg, Mapping) or part not in cfg:
             raise ConfigError(f"swept must name keys of the configuration, such as model.K, got {key!r}")
-        node = node[part]
-    return node
-
-
-def shown(value: Any) -> str:
-    """A value as the command line has it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value).replace(" ", "")
-
-
-def folder_name(run_dir: Path) -> str:
-    """Name of a run's folder, with the sweep's before the number of a job."""
-    return f"{run_dir.parent.name}_{run_dir.name}" if run_dir.name.isdigit() else run_dir.name
+        cfg = cfg[part]
+    return cfg if isinstance(cfg, str) else json.dumps(cfg, separators=(",", ":"))
 
 
 def sweep_choices(run_dir: Path) -> list[str]:
@@ -81,20 +71,12 @@ def sweep_choices(run_dir: Path) -> list[str]:
     """
     if not HydraConfig.initialized():
         return []
-    hydra = HydraConfig.get()
+    hydra, path = HydraConfig.get(), run_dir.parent / "multirun.yaml"
     overrides = list(hydra.overrides.task)
-    varied = varied_keys(run_dir.parent / "multirun.yaml")
-    if varied is None:
-        return overrides if hydra.mode == RunMode.MULTIRUN else []
-    return [item for item in overrides if item.partition("=")[0].lstrip("+~") in varied]
-
-
-def varied_keys(path: Path) -> set[str] | None:
-    """Keys with several values in the command of a sweep, as Hydra stores it; ``None`` if there is no such file."""
     if not path.is_file():
-        return None
-    stored = OmegaConf.load(path)
-    params = OmegaConf.select(stored, "hydra.sweeper.params") or {}
-    given = OmegaConf.select(stored, "hydra.overrides.task") or []
-    parsed = OverridesParser.create().parse_overrides([*(f"{key}={value}" for key, value in params.items()), *given])
-    return {str(override.key_or_group) for override in parsed if override.is_sweep_override()}
+        return overrides if hydra.mode == RunMode.MULTIRUN else []
+    sweep = OmegaConf.load(path).hydra
+    params = (f"{key}={value}" for key, value in sweep.sweeper.params.items())
+    parsed = OverridesParser.create().parse_overrides([*params, *sweep.overrides.task])
+    varied = {str(override.key_or_group) for override in parsed if override.is_sweep_override()}
+    return [item for item in overrides if item.partition("=")[0].lstrip("+~") in varied]

@@ -1,198 +1,186 @@
-"""The search, with a training that takes a tenth of a second: its score is known from its values."""
+"""The search: with a training whose score is known from its values, and once with the real one."""
 
 import json
-import os
 import re
-import signal
+import shlex
 import subprocess
 import sys
-import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import lightning as L
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 
-optuna = pytest.importorskip("optuna", reason="an optional dependency: pip install -e '.[search]'")
+optuna = pytest.importorskip("optuna", reason="an optional dependency: pip install 'emanet[search]'")
 
-import emanet.studies.search as module  # noqa: E402
-from emanet.cli.entry import prepare_search  # noqa: E402
+from emanet.cli.arguments import prepare_search  # noqa: E402
 from emanet.common.errors import ConfigError  # noqa: E402
+from emanet.common.interrupts import InterruptedRunError  # noqa: E402
+from emanet.config.instantiate import resolved  # noqa: E402
 from emanet.config.schema import CONF_DIR, register  # noqa: E402
-from emanet.studies.search import draw, read_space, validations  # noqa: E402
+from emanet.studies.search import search  # noqa: E402
+from fake_data import write_voc  # noqa: E402
+from small_run import ColorData, make_task, make_trainer  # noqa: E402
+from zygote import SRC, TINY  # noqa: E402
 
-SRC = Path(__file__).parents[3] / "src"
+LR = "space=[{key: optimizer.lr, choices: [0.1, 0.9]}]"
 
-# Validates four times: mIoU = lr * validation / 4. Writes what a run writes, and ends as a run does on SIGTERM.
-TRAINING = """
-import json, signal, sys, time
-from pathlib import Path
-values = dict(item.partition("=")[::2] for item in sys.argv[1:])
-folder = Path(values["hydra.run.dir"].strip("'"))
-lr, wait = float(values["optim.lr"]), float(values.get("loss.ohem_threshold", 0.02))
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-if values.get("model.K") == "13":
-    sys.exit("K was unlucky")
-with (folder / "metrics.csv").open("w") as file:
-    print("step,val/miou", file=file, flush=True)
-    for n in range(1, 5):
-        print(f"{10 * n - 1},{lr * n / 4}", file=file, flush=True)
-        finished = len(list(folder.parent.glob("trial_*/summary.json")))
-        time.sleep(60 if lr < 0.5 and finished >= 2 else wait)  # a hopeless one waits for its end
-(folder / "summary.json").write_text(json.dumps({"val/miou": lr, "command": sys.argv[1:]}))
-"""
-# Runs the script with that training in place of src/train.py.
-PATCHED = """
-import sys; sys.path.insert(0, {src!r})
-import emanet.studies.search as module
-from pathlib import Path
-module.TRAIN, module.POLL_SECONDS = Path({training!r}), 0.02
-sys.argv[0] = {src!r} + "/search.py"
-import runpy; runpy.run_path(sys.argv[0], run_name="__main__")
-"""
+
+class Training:
+    """In place of a training: eight real steps of a tiny network, and two validations whose mIoU is lr / 2, then lr."""
+
+    def __init__(self) -> None:
+        self.configs: list[Any] = []
+        self.fail: Callable[[Any], None] = lambda cfg: None
+
+    def __call__(self, cfg: Any, run_dir: Path, callbacks: Sequence[L.Callback]) -> float:
+        self.configs.append(cfg)
+        task = make_task()
+        task.on_validation_epoch_end = lambda: task.log("val/miou", cfg["optimizer"]["lr"] * task.global_step / 8)
+        self.fail(cfg)
+        trainer = make_trainer(run_dir, list(callbacks))
+        trainer.fit(task, ColorData())
+        return float(trainer.callback_metrics["val/miou"])
 
 
 @pytest.fixture
-def training(tmp_path, monkeypatch) -> Path:
-    """That training in place of src/train.py."""
-    path = tmp_path / "training.py"
-    path.write_text(TRAINING)
-    monkeypatch.setattr(module, "TRAIN", path)
-    monkeypatch.setattr(module, "POLL_SECONDS", 0.02)
-    return path
+def training() -> Iterator[Training]:
+    before = HydraConfig.instance().cfg
+    yield Training()
+    HydraConfig.instance().cfg = before
 
 
-def arguments_of(folder: Path, *arguments: str) -> list[str]:
-    """The command line of a search."""
-    return ["search.py", f"output={folder / 'search'}", *arguments]
-
-
-def searched(folder: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Run a search in this process; returns what it prints."""
+def searched(folder: Path, train: Any, *arguments: str) -> list[optuna.trial.FrozenTrial]:
+    """Search as the script does; returns what Optuna has on record."""
     register()
     with initialize_config_dir(CONF_DIR, version_base="1.3"):
-        module.search(compose("search", overrides=prepare_search(arguments_of(folder, *arguments))[1:]))
-    return capsys.readouterr().out
+        work(folder, train, *arguments)
+    return trials(folder)
+
+
+def work(folder: Path, train: Any, *arguments: str) -> None:
+    overrides = prepare_search(["search.py", f"output={folder / 'search'}", *arguments])[1:]
+    search(resolved(compose("search", overrides=overrides)), train)
 
 
 def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
-    """What Optuna has on record."""
     backend = optuna.storages.journal.JournalFileBackend(str(folder / "search" / "optuna.log"))
     return optuna.load_study(study_name="search", storage=optuna.storages.JournalStorage(backend)).trials
 
 
-def test_the_best_trial_is_named_and_hopeless_ones_end_early(tmp_path, training, capsys):
-    output = searched(
-        tmp_path,
-        capsys,
-        "n_trials=5",
-        "startup_trials=2",
-        "seed=1",  # draws 0.9, 0.9, 0.9, 0.1, 0.9
-        "space=[{key: optim.lr, choices: [0.1, 0.9]}]",
-        "--",
-        "experiment=quickstart_short",
-        "trainer.val_every_n_steps=10",
-    )
-    found = trials(tmp_path)
-    assert [trial.params["optim.lr"] for trial in found] == [0.9, 0.9, 0.9, 0.1, 0.9]
+def test_hopeless_trials_end_early_and_the_best_is_named(tmp_path, training, capsys):
+    given = ["experiment=quickstart_short", "trainer.val_every_n_steps=10"]
+    found = searched(tmp_path, training, "n_trials=5", "startup_trials=2", "seed=1", LR, "--", *given)
+    assert [trial.params["optimizer.lr"] for trial in found] == [0.9, 0.9, 0.9, 0.1, 0.9]
     assert [trial.state.name for trial in found] == ["COMPLETE", "COMPLETE", "COMPLETE", "PRUNED", "COMPLETE"]
-    assert found[0].intermediate_values == pytest.approx({10: 0.225, 20: 0.45, 30: 0.675, 40: 0.9})
-    assert found[0].value == 0.9
-    assert found[3].intermediate_values == {10: 0.025}
-    assert not (tmp_path / "search" / "trial_3" / "summary.json").exists()
-    assert "best: python src/train.py experiment=quickstart_short trainer.val_every_n_steps=10 optim.lr=0.9" in output
-    given = json.loads((tmp_path / "search" / "trial_0" / "summary.json").read_text())["command"]
-    assert given[:2] == ["experiment=quickstart_short", "trainer.val_every_n_steps=10"]
-    assert "study=search" in given
+    assert found[0].intermediate_values == pytest.approx({4: 0.45, 8: 0.9})
+    assert found[3].intermediate_values == pytest.approx({4: 0.05}), "it ended at its first validation"
+    command = "python src/train.py experiment=quickstart_short trainer.val_every_n_steps=10 optimizer.lr=0.9"
+    assert f"best: {command}" in capsys.readouterr().out
+    best = yaml.safe_load((tmp_path / "search" / "best.yaml").read_text())
+    assert best == {"trial": 0, "val/miou": pytest.approx(0.9), "values": {"optimizer.lr": 0.9}, "command": command}
+    assert len((tmp_path / "search" / "trials.csv").read_text().splitlines()) == 6
+    cfg = training.configs[2]
+    assert (cfg["study"], cfg["swept"], cfg["resume"]) == ("search", ["optimizer.lr"], "auto")
+    assert cfg["callbacks"]["best"]["dirpath"] == str(tmp_path / "search" / "trial_2" / "checkpoints")
+    assert cfg["name"] == "quickstart_short"
 
 
-def test_a_failed_trial_does_not_end_the_search(tmp_path, training, capsys, caplog):
-    searched(
-        tmp_path,
-        capsys,
-        "n_trials=4",
-        "space=[{key: model.K, choices: [13, 14]}, {key: optim.lr, choices: [0.9]}]",
-        "seed=1",
-    )
-    states = {(trial.params["model.K"], trial.state.name) for trial in trials(tmp_path)}
-    assert states == {(13, "FAIL"), (14, "COMPLETE")}
-    assert "K was unlucky" in caplog.text
-    assert len(trials(tmp_path)) == 4
+def test_a_trial_that_fails_or_is_refused_is_recorded_and_does_not_end_the_search(tmp_path, training, caplog):
+    def unlucky(cfg: Any) -> None:
+        if cfg["model"]["K"] == 13:
+            raise RuntimeError("out of memory")
+
+    training.fail = unlucky
+    space = "space=[{key: model.K, choices: [13, 14]}, {key: model.momentum, choices: [0.9, 1.5, 0.5]}]"
+    found = searched(tmp_path, training, "n_trials=8", space, "seed=1")
+    reasons = {trial.user_attrs.get("reason", "").partition(":")[0] for trial in found}
+    assert reasons == {"", "RuntimeError", "ConfigError"}
+    assert {trial.state.name for trial in found if trial.user_attrs.get("reason")} == {"FAIL"}
+    assert len(found) == 8
+    assert "out of memory" in caplog.text
 
 
-def test_an_interrupted_search_tries_the_values_that_were_cut_short_and_stops_at_its_number(
-    tmp_path, training, capsys, caplog
-):
-    caplog.set_level("INFO")
-    arguments = ["n_trials=2", "space=[{key: optim.lr, low: 0.6, high: 0.9}]", "--", "loss.ohem_threshold=1.0"]
-    patched = PATCHED.format(src=str(SRC), training=str(training))
-    process = subprocess.Popen([sys.executable, "-c", patched, *arguments_of(tmp_path, *arguments)[1:]], cwd=tmp_path)
-    metrics = tmp_path / "search" / "trial_0" / "metrics.csv"
-    deadline = time.monotonic() + 120
-    while not metrics.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGTERM)
-    assert process.wait(timeout=60) == 143
-    [cut] = trials(tmp_path)
-    assert cut.state.name == "RUNNING"
-    arguments[-1] = "loss.ohem_threshold=0.01"
-    searched(tmp_path, capsys, *arguments)
-    first, second, third = trials(tmp_path)
-    assert (first.state.name, second.state.name, third.state.name) == ("FAIL", "COMPLETE", "COMPLETE")
-    assert second.params == cut.params
-    assert "its values are tried again" in caplog.text
-    searched(tmp_path, capsys, *arguments)
-    assert len(trials(tmp_path)) == 3, "enough trials: nothing more is run"
+def test_an_interrupted_search_tries_what_was_cut_short_in_its_folder_and_stops_at_its_number(tmp_path, training):
+    def told_to_end(cfg: Any) -> None:
+        if len(training.configs) == 2:
+            raise InterruptedRunError("saved")
+
+    training.fail = told_to_end
+    arguments = ["n_trials=3", "space=[{key: optimizer.lr, low: 0.6, high: 0.9}]"]
+    with pytest.raises(InterruptedRunError, match="stopped in trial 1; the same command goes on"):
+        searched(tmp_path, training, *arguments)
+    first, cut = trials(tmp_path)
+    assert (first.state.name, cut.state.name) == ("COMPLETE", "RUNNING")
+    found = searched(tmp_path, training, *arguments)
+    assert [trial.state.name for trial in found] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert found[2].params == cut.params
+    assert len({trial.params["optimizer.lr"] for trial in found}) == 3, "nothing else is drawn twice"
+    places = [Path(cfg["callbacks"]["best"]["dirpath"]).parent.name for cfg in training.configs]
+    assert places == ["trial_0", "trial_1", "trial_1", "trial_3"]
+    assert len(searched(tmp_path, training, *arguments)) == 4, "enough trials: nothing more is run"
+    with pytest.raises(ConfigError, match="holds a search over other values"):
+        searched(tmp_path, training, *arguments, "--", "model.K=3")
 
 
-@pytest.mark.parametrize(
-    ("space", "message"),
-    [
-        ([], "space holds no key"),
-        ([{"key": "model.K", "low": 8}], "got {'key': 'model.K', 'low': 8}"),
-        ([{"key": "model.K", "low": 8, "high": 4}], "A < B"),
-        ([{"key": "model.K", "choices": []}], "got {'key': 'model.K', 'choices': \\[\\]}"),
-        ([{"choices": [1]}], "got {'choices': \\[1\\]}"),
-        ([{"key": "optim.lr", "low": 0, "high": 1.0, "log": True}], "starts above 0, got low=0 for optim.lr"),
-        ([{"key": "seed", "choices": [1]}] * 2, "names seed twice"),
-    ],
-)
-def test_a_space_that_makes_no_sense_is_refused(space, message):
-    with pytest.raises(ConfigError, match=message):
-        read_space(space)
+def test_a_trial_that_another_process_works_on_is_left_to_it(tmp_path, training):
+    def second_worker(cfg: Any) -> None:
+        training.fail = lambda cfg: None
+        work(tmp_path, training, "n_trials=3", LR)
+
+    training.fail = second_worker
+    assert [trial.state.name for trial in searched(tmp_path, training, "n_trials=3", LR)] == ["COMPLETE"] * 3
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["space=[]"], "space must name keys, each once, got []"),
+        (["space=[{key: seed, choices: [1]}, {key: seed, choices: [1]}]"], "each once, got ['seed', 'seed']"),
+        (["space=[{key: model.K, low: 8}]"], "got {'key': 'model.K', 'low': 8}"),
+        (["space=[{key: model.K, low: 8, high: 4}]"], "got {'key': 'model.K', 'low': 8, 'high': 4}"),
+        (["space=[{key: model.K, choices: []}]"], "got {'key': 'model.K', 'choices': []}"),
+        (["space=[{choices: [1]}]"], "got {'choices': [1]}"),
+        (["space=[{key: optimizer.lr, low: 0, high: 1.0, log: true}]"], "'low': 0, 'high': 1.0, 'log': True} ("),
         (["space=[{key: model.Q, choices: [1]}]"], "model.Q"),
         (["space=[{key: model.momentum, low: 0.5, high: 1.5}]"], "got momentum=1.5"),
         (["--", "sweep=K"], "leave sweep=K out"),
-        (["n_trials=0"], "n_trials must be at least 1, got 0"),
+        (["--", "trainer.devices=2"], "a trial trains on one device"),
     ],
 )
-def test_a_search_that_could_not_train_is_refused_before_its_first_trial(tmp_path, capsys, arguments, message):
+def test_a_search_that_could_not_train_is_refused_before_its_first_trial(tmp_path, training, arguments, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
-        searched(tmp_path, capsys, *arguments)
+        searched(tmp_path, training, *arguments)
     assert not (tmp_path / "search").exists()
 
 
-def test_values_are_drawn_from_the_space():
-    space = {"a": {"choices": ["x"]}, "b": {"low": 2, "high": 3}, "c": {"low": 0.5, "high": 2.0, "log": True}}
-    study = optuna.create_study()
-    for _ in range(20):
-        values = draw(study.ask(), space)
-        assert (values["a"], values["b"] in (2, 3), 0.5 <= values["c"] <= 2.0) == ("x", True, True)
-        assert (type(values["b"]), type(values["c"])) == (int, float)
-
-
 def test_what_stands_after_the_dashes_goes_to_the_training():
-    assert prepare_search(["search.py", "n_trials=3", "--", "a=1", "b='x y'"]) == [
-        "search.py",
-        "n_trials=3",
-        r"train=['a=1','b=\'x y\'']",
-    ]
+    given = prepare_search(["search.py", "n_trials=3", "--", "a=1", "b='x y'"])
+    assert given == ["search.py", "n_trials=3", r"train=['a=1','b=\'x y\'']"]
     assert prepare_search(["search.py", "seed=1"]) == ["search.py", "seed=1"]
 
 
-def test_a_metrics_file_that_is_not_there_yet_has_no_validations(tmp_path):
-    assert list(validations(tmp_path / "metrics.csv")) == []
+def test_a_trial_is_the_run_that_its_command_gives(zygote, tmp_path):
+    write_voc(tmp_path / "data", n_train=4, n_val=2)
+    given = [*TINY, f"dataset.root={tmp_path / 'data'}", "trainer.max_steps=3", "trainer.val_every_n_steps=1"]
+    space = "space=[{key: loss, choices: [nll, ohem]}, {key: optimizer.lr, low: 0.01, high: 0.1}]"
+    output = zygote.run("n_trials=2", space, f"output={tmp_path / 's'}", "--", *given, cwd=tmp_path, script="search.py")
+    best = yaml.safe_load((tmp_path / "s" / "best.yaml").read_text())
+    command = shlex.split(next(line for line in output.splitlines() if line.startswith("best: ")))[3:]
+    zygote.run(*command, f"hydra.run.dir={tmp_path / 'again'}", cwd=tmp_path)
+    again, trial = (
+        json.loads((folder / "summary.json").read_text())
+        for folder in (tmp_path / "again", tmp_path / "s" / f"trial_{best['trial']}")
+    )
+    assert again["val/miou"] == trial["val/miou"] == best["val/miou"]
+    assert (trial["status"], trial["steps"]) == ("finished", 3)
+
+
+def test_without_optuna_the_error_says_what_to_install():
+    code = f"import sys; sys.path.insert(0, {str(SRC)!r}); sys.modules['optuna'] = None; import emanet.studies.search"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pip install 'emanet[search]'" in done.stderr

@@ -142,8 +142,14 @@ def wandb_run(
             "later with `wandb sync`. logger.wandb.mode=offline silences this"
         )
         mode = "offline"
-    common = {"name": name, "group": group, "job_type": job_type, "tags": list(tags), "config": dict(config or {})}
-    common |= {"project": project, "entity": entity, "save_dir": run_dir}
+    common: dict[str, Any] = {
+        "name": name,
+        "group": group,
+        "job_type": job_type,
+        "tags": list(tags),
+        "config": dict(config or {}),
+    }
+    common |= {"project": project, "entity": entity, "save_dir": run_dir, "config": dict(config or {})}
     common |= {"watched": watch, "watch_every": watch_every_n_batches, "upload": log_model}
     limits = {"init_timeout": init_timeout, "finish_timeout": finish_timeout}
     if getattr(rank_zero_only, "rank", 0) != 0:  # only the first process talks to W&B
