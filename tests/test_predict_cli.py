@@ -5,28 +5,26 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from lightning import Trainer
-from omegaconf import DictConfig
 from PIL import Image
 
+from composing import settled
 from emanet import EMANet, Predictor
 from emanet.checkpoints.reference import to_reference_state_dict
-from emanet.cli.entry import prepare_predict, quote, register_checkpoint
+from emanet.cli.arguments import prepare_eval, prepare_predict
 from emanet.cli.jobs import evaluate, predict
 from emanet.common.errors import ConfigError
-from emanet.config.instantiate import resolved
-from emanet.config.schema import CONF_DIR, register
 from emanet.data.datasets.voc import CLASSES, PALETTE
 from emanet.inference.submission import SubmissionError
 from emanet.inference.views import Inference, predict_logits
-from emanet.training.build import silence_known_warnings
 from emanet.training.metrics import SegmentationMetrics
 from emanet.training.task import SegmentationTask
+from emanet.training.trainer import silence_known_warnings
 from fake_data import write_voc
 
 SRC = Path(__file__).parents[1] / "src"
@@ -41,13 +39,10 @@ def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_voc(base / "data", n_train=2, n_val=2, n_test=2)
     torch.manual_seed(0)
     net = balanced(EMANet(21, **OPTIONS))
-    with initialize_config_dir(CONF_DIR, version_base="1.3"):
-        register()
-        overrides = [f"dataset.{key}={value}" for key, value in (BASE | {"root": base / "data"}).items()]
-        overrides += [f"model.{key}={value}" for key, value in OPTIONS.items()]
-        cfg = compose("train", [*overrides, "trainer.accelerator=cpu"])
-    config = {key: resolved(cfg[key]) for key in ("model", "dataset", "trainer")}
-    task = SegmentationTask(net, class_names=CLASSES, max_steps=1, palette=PALETTE.tolist(), config=config)
+    overrides = [f"dataset.{key}={value}" for key, value in (BASE | {"root": base / "data"}).items()]
+    overrides += [f"model.{key}={value}" for key, value in OPTIONS.items()]
+    config = settled(*overrides, "trainer.accelerator=cpu")
+    task = SegmentationTask(net, class_names=CLASSES, palette=PALETTE.tolist(), config=config)
     silence_known_warnings()
     trainer = Trainer(logger=False, accelerator="cpu", enable_checkpointing=False, barebones=True)
     trainer.strategy.connect(task)
@@ -63,12 +58,10 @@ def balanced(net: EMANet) -> EMANet:
     return net
 
 
-def configured(script: str, checkpoint: Path, *overrides: str) -> DictConfig:
-    """The configuration that a command line gives."""
-    register()
-    register_checkpoint([script, f"checkpoint={checkpoint}"])
-    with initialize_config_dir(CONF_DIR, version_base="1.3"):
-        return compose(script, [f"checkpoint={checkpoint}", *overrides])
+def configured(script: str, checkpoint: Path, *overrides: str) -> dict[str, Any]:
+    """What a job of a script is handed."""
+    prepare = {"eval": prepare_eval, "predict": prepare_predict}[script]
+    return settled(*prepare([script, f"checkpoint={checkpoint}", *overrides])[1:], name=script)
 
 
 def run(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -107,12 +100,11 @@ def test_what_is_missing_from_the_command_line_is_said():
 
 @pytest.mark.parametrize("text", ["plain", "it's", "a b,c=d", "{x}[1](2)", "back\\slash", "end\\", "$5 %", "ü"])
 def test_paths_reach_the_job_as_the_shell_gave_them(voc, text):
-    cfg = configured("predict", voc / "last.ckpt", "input=x", f"output={quote(text)}")
-    assert cfg.output == text
+    assert configured("predict", voc / "last.ckpt", "input=x", f"output={text}")["output"] == text
 
 
 def test_a_split_becomes_a_submission_that_was_checked(voc, tmp_path):
-    overrides = ["split=test", "submission=voc", "save=[]", f"output={tmp_path}", "device=cpu", "eval.flip=true"]
+    overrides = ["split=test", "submission=voc", "save=[]", f"output={tmp_path}", "device=cpu", "inference.flip=true"]
     assert predict(configured("predict", voc / "last.ckpt", *overrides)) == []
     predictor = Predictor.from_checkpoint(voc / "last.ckpt", inference=Inference(flip=True), device="cpu")
     with tarfile.open(tmp_path / "voc2012_comp6.tar.gz") as archive:
@@ -136,7 +128,8 @@ def test_a_failed_file_leaves_no_submission(voc, tmp_path):
 def test_evaluation_uses_the_same_inference_as_prediction(voc, tmp_path, capsys):
     """eval.py's mIoU with scales, flip and another T is that of the predictor's masks, counted here."""
     scores = evaluate(
-        configured("eval", voc / "last.ckpt", "model.T_eval=5", "eval.flip=true", "eval.scales=[0.5,1.0]"), tmp_path
+        configured("eval", voc / "last.ckpt", "model.T_eval=5", "inference.flip=true", "inference.scales=[0.5,1.0]"),
+        tmp_path,
     )
     predictor = Predictor.from_checkpoint(
         voc / "last.ckpt", inference=Inference(scales=(0.5, 1.0), flip=True), model={"T_eval": 5}, device="cpu"
@@ -156,7 +149,7 @@ def test_evaluation_uses_the_same_inference_as_prediction(voc, tmp_path, capsys)
 
 def test_senseless_inference_is_refused_before_anything_is_read(voc, tmp_path):
     with pytest.raises(ConfigError, match=r"eval: stride must lie in 1..window=5"):
-        evaluate(configured("eval", voc / "last.ckpt", "eval.window=5", "eval.stride=6"), tmp_path)
+        evaluate(configured("eval", voc / "last.ckpt", "inference.window=5", "inference.stride=6"), tmp_path)
 
 
 def test_weights_in_the_authors_layout_are_evaluated_with_a_data_set_named_and_other_iterations(voc, tmp_path):

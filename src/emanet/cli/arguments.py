@@ -29,11 +29,13 @@ def argument(name: str, argv: Sequence[str]) -> str | None:
 
 
 def quoted(item: str) -> str:
-    """An argument as Hydra takes it; one with quotes in it is taken as it is."""
+    """An argument as Hydra takes it; one that is quoted is taken as it is."""
     key, equals, value = item.partition("=")
-    if key.lstrip("+") not in PATHS or not equals or value in ("", "null") or "'" in value or '"' in value:
+    if key.lstrip("+") not in PATHS or not equals or value in ("", "null") or re.fullmatch(r"""'.*'|".*\"""", value):
         return item
     if value.startswith("[") and value.endswith("]"):
+        if {*value} & {"'", '"'}:
+            return item
         items = [part.strip() for part in value[1:-1].split(",") if part.strip()]
         return f"{key}=[{','.join(map(quote, items))}]"
     if key.lstrip("+") in ("checkpoint", "input", "output") or not PLAIN.fullmatch(value):
@@ -111,16 +113,14 @@ def prepare_eval(argv: list[str]) -> list[str]:
     So ``python src/eval.py checkpoint=PATH`` needs nothing else, and every key of it can be overridden as usual.
     Weights from elsewhere bring their model; the trainer is then our default, the data set is to be named.
     """
-    argv = prepare(argv)
     if argument("checkpoint", argv) is None and not asks_for_help(argv):
         raise ConfigError("say which checkpoint: checkpoint=PATH is missing")
     register_stored(argv)
-    return argv
+    return prepare(argv)
 
 
 def prepare_predict(argv: list[str]) -> list[str]:
     """The same, and a complaint about what is missing in one go."""
-    argv = prepare(argv)
     if not asks_for_help(argv):
         lacking = [name for name in ("checkpoint", "output") if not argument(name, argv)]
         if not (argument("input", argv) or argument("split", argv)):
@@ -128,7 +128,7 @@ def prepare_predict(argv: list[str]) -> list[str]:
         if lacking:
             raise ConfigError(f"say what to predict: {', '.join(lacking)} is missing; see the head of src/predict.py")
     register_stored(argv)
-    return argv
+    return prepare(argv)
 
 
 def register_stored(argv: Sequence[str]) -> None:

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from emanet.inference.upsampling import class_blocks, upsampled, upsampled_argmax
 
-UPSAMPLE = ("auto", "full")
-
 
 def pad_to_stride(image: Float[Tensor, "b 3 h w"], stride: int) -> Float[Tensor, "b 3 H W"]:
     """Pad right and bottom with 0 (the mean color) to the next size that is 1 modulo ``stride``: 375 -> 377 at 8.
@@ -91,8 +89,6 @@ class Inference:
         window: side in pixels, at each scale, of square windows that slide over images larger than that; the logits of
             overlapping windows are averaged. ``None``: the whole image at once. Each window is an EM of its own.
         stride: pixels from one window to the next; ``None``: two thirds of the window.
-        upsample: of a network's logits to its image's size. ``auto``: in blocks, wherever the result is the same to the
-            last bit; ``full``: all at once.
 
     Raises:
         ValueError: for values that make no sense.
@@ -102,7 +98,6 @@ class Inference:
     flip: bool = False
     window: int | None = None
     stride: int | None = None
-    upsample: str = "auto"
 
     def __post_init__(self) -> None:
         """Refuse senseless values."""
@@ -112,8 +107,6 @@ class Inference:
             raise ValueError(f"window must be at least 1 pixel, or null for whole images, got {self.window}")
         if self.stride is not None and (self.window is None or not 1 <= self.stride <= self.window):
             raise ValueError(f"stride must lie in 1..window={self.window} (more would skip pixels), got {self.stride}")
-        if self.upsample not in UPSAMPLE:
-            raise ValueError(f"upsample must be one of {', '.join(UPSAMPLE)}, got {self.upsample!r}")
 
     @property
     def is_plain(self) -> bool:
@@ -155,7 +148,7 @@ class Inference:
 
     def _in_blocks(self, net: SegmentationNet, image: Tensor) -> bool:
         """Whether the logits of one look at all of this image need not be held at its size."""
-        return self.upsample == "auto" and not self._slides(image) and isinstance(net, LowResolutionNet)
+        return not self._slides(image) and isinstance(net, LowResolutionNet)
 
     def _slides(self, image: Tensor) -> bool:
         return self.window is not None and max(image.shape[-2:]) > self.window
