@@ -199,12 +199,12 @@ def test_a_full_disk_ends_the_run_with_a_clear_error_and_whole_checkpoints(zygot
     if not mounted or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", disk]).returncode:
         pytest.skip("needs the right to mount a small disk; tests/unit/test_checkpoint_io.py limits the file instead")
     try:
-        options = [f"callbacks.last.dirpath={disk}", "callbacks.best=null", "callbacks.last.every_n_steps=1"]
+        options = [f"+callbacks.last.run_dir={disk}", "callbacks.best=null", "callbacks.last.every_n_steps=1"]
         output = zygote.run(*command(base, tmp_path / "run", *options), cwd=tmp_path, code=1)
         assert "last.ckpt could not be written" in output
         assert "Is the disk full" in output
         assert "Traceback" not in output
-        files = sorted(disk.iterdir())
+        files = sorted(path for path in disk.rglob("*") if path.is_file())
         assert [file.name for file in files][:1] == ["last.ckpt"]
         for file in files:
             assert file.suffix == ".ckpt", f"{file} is a fragment"

@@ -40,7 +40,7 @@ def study(zygote, tmp_path_factory: pytest.TempPathFactory) -> Tracked:
         "trainer.val_every_n_steps=1",
         "logger=wandb",
         "logger.wandb.mode=offline",
-        "callbacks.throughput.enabled=true",
+        "callbacks=[default,throughput]",
         "tags=[tiny]",
         f"hydra.sweep.dir={base / 'sweep'}",
         cwd=base,

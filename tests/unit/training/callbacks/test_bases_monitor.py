@@ -110,7 +110,7 @@ def test_a_run_resumed_between_two_validations_measures_the_drift_from_the_one_b
         for deaths in ([Death()], []) if name == "cut" else ([],):
             callbacks = [BasesMonitor(n_images=1), LastCheckpoint(folder, every_n_steps=1), *deaths]
             trainer = make_trainer(folder, callbacks, logger=RunCSVLogger(folder))
-            last = folder / "last.ckpt"
+            last = folder / "checkpoints" / "last.ckpt"
             path = last if last.exists() else None
             with pytest.raises(RuntimeError, match="killed") if deaths else nullcontext():
                 trainer.fit(ema_task(), ColorData(train=2), ckpt_path=path, weights_only=True)

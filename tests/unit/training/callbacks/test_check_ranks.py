@@ -50,6 +50,6 @@ def test_the_checksum_sees_each_element_and_its_place(dtype):
     assert int(checksum(tensor)) != int(checksum(tensor.flip(0)))
 
 
-def test_a_negative_interval_is_refused():
-    with pytest.raises(ValueError, match=r"every_n_steps must be 0 \(never\) or more, got -1"):
-        CheckRanks(every_n_steps=-1)
+def test_an_interval_below_one_is_refused():
+    with pytest.raises(ValueError, match="every_n_steps must be at least 1, got every_n_steps=0"):
+        CheckRanks(every_n_steps=0)

@@ -34,13 +34,13 @@ def test_accumulated_batches_do_not_save_the_same_step_again(tmp_path: Path):
 def test_the_last_checkpoint_holds_the_final_weights_and_a_second_run_goes_on_from_its_step(tmp_path: Path):
     task = make_task()
     make_trainer(tmp_path, [LastCheckpoint(tmp_path)], plugins=[SafeCheckpointIO()]).fit(task, ColorData())
-    stored = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    stored = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert stored["global_step"] == 8
     assert torch.equal(stored["state_dict"]["net.backbone.weight"], task.net.backbone.weight)
 
     again = Recorder(tmp_path, every_n_steps=4)
     trainer = make_trainer(tmp_path, [again], max_steps=14)
-    trainer.fit(make_task(), ColorData(), ckpt_path=tmp_path / "last.ckpt")
+    trainer.fit(make_task(), ColorData(), ckpt_path=tmp_path / "checkpoints" / "last.ckpt")
     assert again.steps == [12, 14]  # step 8 is saved already
 
 
@@ -56,7 +56,9 @@ def test_the_one_before_the_last_stays_and_a_validation_comes_before_a_save(tmp_
         make_task(), ColorData()
     )
     assert seen == [(2, None), (4, 4), (6, 6), (6, 6)]  # validations follow steps 4 and 6; the last save is the end's
-    steps = {path.name: torch.load(path, weights_only=True)["global_step"] for path in tmp_path.glob("*.ckpt")}
+    steps = {
+        path.name: torch.load(path, weights_only=True)["global_step"] for path in tmp_path.glob("checkpoints/*.ckpt")
+    }
     assert steps == {"last.ckpt": 6, "previous.ckpt": 4}
 
 

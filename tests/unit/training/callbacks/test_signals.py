@@ -42,7 +42,7 @@ def interrupted(tmp_path: Path, number: signal.Signals, step: int, **options):
 
 
 def saved_step(folder: Path) -> int:
-    return torch.load(folder / "last.ckpt", weights_only=True)["global_step"]
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
@@ -57,7 +57,7 @@ def test_a_signal_in_a_step_saves_after_it_and_says_how_to_go_on(tmp_path, numbe
 def test_where_a_validation_follows_it_comes_first_so_that_none_is_lost(tmp_path):
     with pytest.raises(InterruptedRunError, match="saved at step 4"):
         interrupted(tmp_path, signal.SIGTERM, 3)  # a validation follows step 4
-    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["validation"]["step"] == 4
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["validation"]["step"] == 4
 
 
 def test_a_signal_in_the_last_step_lets_the_run_end_well(tmp_path):

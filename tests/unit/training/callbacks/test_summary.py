@@ -113,7 +113,7 @@ def test_a_resumed_run_adds_up_and_keeps_the_best(tmp_path: Path):
     make_trainer(tmp_path, [RunSummary(tmp_path), LastCheckpoint(tmp_path)]).fit(make_task(), ColorData())
     first = summary_of(tmp_path)
     trainer = make_trainer(tmp_path, [RunSummary(tmp_path)], max_steps=12)
-    trainer.fit(make_task(), ColorData(), ckpt_path=tmp_path / "last.ckpt")
+    trainer.fit(make_task(), ColorData(), ckpt_path=tmp_path / "checkpoints" / "last.ckpt")
     second = summary_of(tmp_path)
     assert second["steps"] == 12
     assert second["seconds"] > first["seconds"]
@@ -138,7 +138,7 @@ def test_a_resumed_run_takes_the_steps_beyond_its_checkpoint_again_and_logs_each
     with pytest.raises(RuntimeError, match="power cut"):
         trainer(Crash()).fit(make_task(), ColorData())
     assert steps() == [0, 1, 2, 3, 4]
-    trainer().fit(make_task(), ColorData(), ckpt_path=tmp_path / "last.ckpt")  # of step 4
+    trainer().fit(make_task(), ColorData(), ckpt_path=tmp_path / "checkpoints" / "last.ckpt")  # of step 4
     assert steps() == list(range(8))
     assert summary_of(tmp_path)["status"] == "finished"
 

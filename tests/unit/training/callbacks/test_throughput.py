@@ -67,7 +67,7 @@ def rows_of(run_dir: Path, key: str = "train/images_per_second") -> list[dict[st
 def test_images_per_second_and_waiting_are_those_of_the_clock_without_first_step_and_validations(
     tmp_path: Path, clock: Clock, accumulated: int
 ):
-    callbacks = [LogThroughput(enabled=True)]
+    callbacks = [LogThroughput()]
     options = {"accumulate_grad_batches": accumulated, "val_check_interval": 2, "log_every_n_steps": 3}
     trainer = make_trainer(tmp_path, callbacks, logger=RunCSVLogger(tmp_path), **options)
     trainer.fit(make_task(), SlowData(clock))
@@ -77,10 +77,3 @@ def test_images_per_second_and_waiting_are_those_of_the_clock_without_first_step
     for row in rows:  # a batch of 2 images: 3 seconds of reading, 1 of training
         assert float(row["train/images_per_second"]) == pytest.approx(2 / 4)
         assert float(row["train/wait"]) == pytest.approx(3 / 4)
-
-
-def test_nothing_is_logged_unless_asked_for(tmp_path: Path):
-    trainer = make_trainer(tmp_path, [LogThroughput()], logger=RunCSVLogger(tmp_path))
-    trainer.fit(make_task(), ColorData())
-    assert rows_of(tmp_path, "train/loss")
-    assert rows_of(tmp_path) == []

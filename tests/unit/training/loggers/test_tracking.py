@@ -19,8 +19,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from emanet.common.errors import ConfigError
 from emanet.inference.bases import SCALARS
 from emanet.training.callbacks import BasesMonitor, LastCheckpoint, RunSummary, WandbMedia
+from emanet.training.loggers import build_loggers
 from emanet.training.loggers.csv import RunCSVLogger
-from emanet.training.loggers.wandb import build_loggers, build_wandb, close_wandb, has_credentials
+from emanet.training.loggers.wandb import has_credentials, wandb_run
 from emanet.training.task import SegmentationTask
 from small_run import NAMES, ColorData, make_task, make_trainer
 from tiny import tiny_net
@@ -47,10 +48,27 @@ def no_account(tmp_path: Path, monkeypatch) -> Iterator[None]:
     wandb.teardown()
 
 
+TARGETS = {
+    "tensorboard": "lightning.pytorch.loggers.TensorBoardLogger",
+    "wandb": "emanet.training.loggers.wandb.wandb_run",
+    "csv": "emanet.training.loggers.RunCSVLogger",
+}
+
+
+def close_wandb() -> None:
+    """End the open run."""
+    if wandb.run is not None:
+        wandb.finish()
+
+
 def build(run_dir: Path, **loggers) -> list:
     """The loggers of a run called trial."""
+    nodes = {
+        key: None if options is None else {"_target_": TARGETS.get(key, "nowhere.Logger"), **options}
+        for key, options in loggers.items()
+    }
     return build_loggers(
-        loggers, run_dir=run_dir, config=CONFIG, name="trial", group="small", job_type="train", tags=["a", "b"]
+        nodes, run_dir=run_dir, config=CONFIG, name="trial", group="small", job_type="train", tags=["a", "b"]
     )
 
 
@@ -111,11 +129,11 @@ def test_rows_from_a_step_on_are_dropped_and_so_is_a_torn_last_line(tmp_path: Pa
 
 
 def test_an_unknown_logger_or_option_is_refused_by_name(tmp_path: Path):
-    with pytest.raises(ConfigError, match="csv, wandb and tensorboard, got comet"):
+    with pytest.raises(ConfigError, match=r"logger\.comet\._target_=nowhere\.Logger cannot be found"):
         build(tmp_path, comet={})
     with pytest.raises(ConfigError, match="projct"):
         build(tmp_path, wandb={"projct": "x"})
-    with pytest.raises(ConfigError, match="online, offline, disabled, got 'onlin'"):
+    with pytest.raises(ConfigError, match="online, offline, disabled, got mode='onlin'"):
         build(tmp_path, wandb={"mode": "onlin"})
 
 
@@ -123,7 +141,7 @@ def test_an_unknown_logger_or_option_is_refused_by_name(tmp_path: Path):
 
 
 def test_tensorboard_gets_the_same_scalars(tmp_path: Path):
-    loggers = build(tmp_path, tensorboard={})
+    loggers = build(tmp_path, tensorboard={"name": "tensorboard", "version": ""})
     assert [type(logger) for logger in loggers] == [RunCSVLogger, TensorBoardLogger]
     make_trainer(tmp_path, [], logger=loggers).fit(make_task(), ColorData())
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
@@ -227,14 +245,17 @@ def test_gradients_and_checkpoints_are_kept_back_unless_asked_for(tmp_path: Path
 
 
 def test_a_checkpoint_that_is_gone_is_no_reason_to_fail_at_the_end(tmp_path: Path, caplog):
-    (logger,) = build_wandb(tmp_path, {}, mode="offline", log_model=True)
+    logger = wandb_run(tmp_path, mode="offline", log_model=True)
+    assert logger is not None
     logger.after_save_checkpoint(LastCheckpoint(tmp_path / "gone"))
     logger.finalize("success")
-    assert f"{tmp_path / 'gone' / 'last.ckpt'} was not taken as an artifact: ValueError" in caplog.text
+    assert f"{tmp_path / 'gone' / 'checkpoints' / 'last.ckpt'} was not taken as an artifact: ValueError" in caplog.text
 
 
 def test_something_else_to_watch_is_refused_with_what_there_is(tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"logger\.wandb\.watch must be null, gradients or all, got 'weights'"):
+    with pytest.raises(
+        ConfigError, match=r"logger\.wandb: watch must be one of None, gradients, all, got watch='weights'"
+    ):
         build(tmp_path, wandb={"watch": "weights"})
     with pytest.raises(ConfigError, match="watch_every_n_batches must be at least 1, got 0"):
         build(tmp_path, wandb={"watch_every_n_batches": 0})
