@@ -43,7 +43,7 @@ def write_files(root: Path, number: int, width: int, height: int) -> list[str]:
         pixels = np.clip(smooth + rng.normal(0, 8, smooth.shape), 0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(root / "images" / "train" / f"{name}.jpg", quality=95)
         labels = rng.integers(0, CLASSES, (height // 10 + 1, width // 10 + 1), dtype=np.uint8)
-        mask = labels.repeat(10, axis=0).repeat(10, axis=1)[:height, :width]
+        mask = np.kron(labels, np.ones((10, 10), np.uint8))[:height, :width]
         Image.fromarray(mask).save(root / "masks" / "train" / f"{name}.png")
     return names
 
@@ -72,16 +72,9 @@ def ours(root: Path, names: Sequence[str], size: int, scale: float) -> Load:
 
 def albumentations(root: Path, names: Sequence[str], size: int, scale: float) -> Load:
     """The same operations by albumentations' own classes."""
-    compose = A.Compose(
-        [
-            A.RandomScale((scale - 1, scale - 1), p=1),
-            A.PadIfNeeded(size, size, position="top_left", fill=GRAY, fill_mask=255),
-            A.RandomCrop(size, size),
-            A.HorizontalFlip(p=0.5),
-            A.Normalize(IMAGENET_MEAN, IMAGENET_STD),
-            A.ToTensorV2(),
-        ]
-    )
+    pad = A.PadIfNeeded(size, size, position="top_left", fill=GRAY, fill_mask=255)
+    crop = [A.RandomScale((scale - 1, scale - 1), p=1), pad, A.RandomCrop(size, size), A.HorizontalFlip(p=0.5)]
+    compose = A.Compose([*crop, A.Normalize(IMAGENET_MEAN, IMAGENET_STD), A.ToTensorV2()])
 
     def load(name: str) -> tuple[Tensor, Tensor]:
         image = cv2.cvtColor(cv2.imread(str(root / f"images/train/{name}.jpg")), cv2.COLOR_BGR2RGB)

@@ -53,10 +53,13 @@ def seconds(call: Call, device: str) -> float:
 
 
 def times(calls: Sequence[Call], *, device: str, rounds: int, budget: float) -> list[list[float]]:
-    """Seconds of each call in each round; fewer rounds of a call than would take ``budget`` seconds, but one."""
-    first = [seconds(call, device) for call in calls]  # in which libraries set up: not counted
-    allowed = [max(1, min(rounds, int(budget / value))) for value in first]
-    found: list[list[float]] = [[] for _ in calls]
+    """Seconds of each call in each round; a call has fewer rounds where they would take more than ``budget`` seconds.
+
+    A first call, in which libraries set up, counts only where it takes more than that alone.
+    """
+    first = [seconds(call, device) for call in calls]
+    allowed = [min(rounds, int(budget / value)) for value in first]
+    found = [[] if allowed[index] else [value] for index, value in enumerate(first)]
     order = random.Random(0)
     for number in range(max(allowed)):
         due = [index for index in range(len(calls)) if number < allowed[index]]
