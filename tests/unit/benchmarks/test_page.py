@@ -14,8 +14,6 @@ ROWS: list[dict[str, Any]] = [
     for setting, ms in zip(("default", "fast"), times, strict=True)
 ]
 ORIGIN = {
-    "script": "peers",
-    "device": "cpu",
     "hardware": {"cpu": "A processor", "cores": 2, "threads": 2, "gpus": []},
     "versions": {"torch": "9.9"},
     "code": {"commit": "0123456789abcdef", "dirty": True},

@@ -58,11 +58,10 @@ def test_the_loss_of_a_step_is_the_mean_over_all_pixels_and_the_bases_move():
     image, mask = torch.randn(2, 3, 33, 33).double(), loss.blocky_mask(2, 33, 33, 21)
     logits = net(image)
     expected = nn.functional.cross_entropy(logits, mask, ignore_index=255, reduction="sum") / mask.numel()
-    before = [buffer.clone() for name, buffer in net.named_buffers() if name.endswith(".mu")]
+    (before,) = [buffer.clone() for name, buffer in net.named_buffers() if name.endswith(".mu")]
     torch.testing.assert_close(step.Ours().loss(net, image, mask), expected)
-    after = [buffer for name, buffer in net.named_buffers() if name.endswith(".mu")]
-    assert [old.shape for old in before] == [(1, 8, 4)]
-    assert not torch.equal(before[0], after[0])
+    (after,) = [buffer for name, buffer in net.named_buffers() if name.endswith(".mu")]
+    assert not torch.equal(before, after)
 
 
 @pytest.mark.parametrize("way", [crops.ours, crops.albumentations])
@@ -74,9 +73,8 @@ def test_each_way_gives_normalized_crops_with_labels_and_padding_about_zero(way:
     assert (mask.shape, mask.dtype) == ((4, 33, 33), torch.int64)
     assert set(mask.unique().tolist()) <= {*range(21), 255}
     assert 0.1 < image.abs().max() < 2.7  # 0..255 by the means and deviations of ImageNet: -2.12 to 2.64
-    padded = mask == 255
-    assert padded.sum() == (0 if scale == 2 else 4 * (33 * 33 - 25 * 19))  # of 50x38, half is 25x19
-    assert image.abs().amax(1)[padded].sum() < 0.03 * padded.sum() + 1e-9  # 8-bit padding is not exactly 0
+    assert (mask == 255).sum() == (0 if scale == 2 else 4 * (33 * 33 - 25 * 19))  # of 50x38, half is 25x19
+    assert not (image.abs().amax(1)[mask == 255] > 0.03).any()  # 8-bit padding is not exactly 0
 
 
 NETWORK = """
