@@ -81,7 +81,7 @@ class Authors(Peer):
     def loss(self, net: Net, image: Tensor, mask: Tensor) -> Tensor:
         """As in their training loop."""
         losses, mu = net(image, mask)
-        net.emau.mu.lerp_(mu.mean(dim=0, keepdim=True), 0.1)
+        net.emau.mu.lerp_(mu.mean(dim=0, keepdim=True).to(net.emau.mu.dtype), 0.1)
         return losses.mean()
 
     def unit(self, net: Net) -> nn.Module:

@@ -46,7 +46,7 @@ class Equations(nn.Module):
         return torch.relu(self.conv2(y) + x), mu
 
 
-UNITS = {"ours": partial(EMAU, CHANNELS, K=K, T=T), "equations": Equations}
+UNITS: dict[str, Any] = {"ours": partial(EMAU, CHANNELS, K=K, T=T), "equations": Equations}
 RIVALS = {"double attention": partial(DoubleAttention, CHANNELS), "non-local": partial(NonLocal, CHANNELS)}
 
 
