@@ -96,7 +96,7 @@ def cell(row: dict[str, Any]) -> str:
 def origin(result: dict[str, Any]) -> str:
     """Where a result comes from."""
     machine, code = result["hardware"], result["code"]
-    names = ", ".join(machine["gpus"]) or f"{machine['cpu']}, {machine['threads']} threads on {machine['cores']} cores"
+    names = ", ".join(machine["gpus"]) or f"{machine['cpu']}, {machine['threads']} of {machine['cores']} cores"
     peers = "".join(f"; {text}" for text in result.get("origins", {}).values())
     commit = f"`{code['commit'][:10]}`" + (" with changes" if code["dirty"] else "")
     return f"{names}; torch {result['versions']['torch']}; commit {commit}{peers}."

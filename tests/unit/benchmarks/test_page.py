@@ -59,7 +59,7 @@ def test_a_table_has_a_line_a_case_and_a_column_a_variant_and_words_between_mark
     assert text.splitlines() == [
         "Words.",
         "<!-- peers -->",
-        "A processor, 2 threads on 2 cores; torch 9.9; commit `0123456789` with changes; XiaLiPKU/EMANet f00.",
+        "A processor, 2 of 2 cores; torch 9.9; commit `0123456789` with changes; XiaLiPKU/EMANet f00.",
         "",
         "| task | network | images | ours; default | ours; fast |",
         "| --- | --- | --- | --: | --: |",
