@@ -115,9 +115,9 @@ def section(script: str, results: Results) -> list[str]:
     """Origin and tables of a script's results."""
     lines = []
     for result in (results[script, device] for device in ("cpu", "cuda") if (script, device) in results):
-        lines += [origin(result)]
+        lines += [origin(result), ""]
         for _, rows in groupby(result["rows"], key=lambda row: list(case_of(row))):
-            lines += ["", *table(list(rows)), ""]
+            lines += [*table(list(rows)), ""]
     return lines or ["Not run; `make bench` fills this.", ""]
 
 
