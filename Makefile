@@ -4,8 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
 STAMP  := $(VENV)/.installed
-GPU_BENCHMARKS := attention_unit loss step
-BENCHMARKS     := $(GPU_BENCHMARKS) input_pipeline
+PEERS  ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-slow test-slurm lint type check bench bench-gpu clean distclean
@@ -47,14 +46,13 @@ type: setup ## Check types
 
 check: lint type test ## All of CI
 
-bench: setup ## Measure everything on this machine's CPU (half an hour, idle) and write docs/performance.md
-	for script in $(BENCHMARKS); do $(BIN)/python benchmarks/$$script.py --device cpu || exit 1; done
-	$(BIN)/python benchmarks/performance.py
+bench: setup ## Measure everything on this machine's CPU (a quarter of an hour, idle) and fill docs/performance.md
+	for script in unit loss input step peers; do $(BIN)/python benchmarks/$$script.py $(PEERS) || exit 1; done
+	$(BIN)/python benchmarks/page.py
 
-bench-gpu: setup ## Test the CUDA kernels, measure everything on a GPU, and write docs/performance.md
-	$(BIN)/python -m pytest tests/unit/kernels
-	for script in $(GPU_BENCHMARKS); do $(BIN)/python benchmarks/$$script.py --device cuda || exit 1; done
-	$(BIN)/python benchmarks/performance.py
+bench-gpu: setup ## Measure everything on a CUDA GPU and fill docs/performance.md
+	for script in unit loss step peers; do $(BIN)/python benchmarks/$$script.py --device cuda $(PEERS) || exit 1; done
+	$(BIN)/python benchmarks/page.py
 
 clean: ## Remove caches and build products
 	rm -rf build dist *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,15 +1,9 @@
-"""What the benchmarks share: variants timed side by side in one run, memory in fresh processes, floors, a result file.
+"""One way to measure: variants take turns in random order, memory in fresh processes, and a result file says where.
 
 A script lists :class:`Variant` objects and calls :func:`main`. Those of one case are timed together: in each round each
-runs once, in random order, so that a busy machine slows all of them; a first round is not counted. Short calls are
-repeated until a sample lasts :data:`SAMPLE`. A row has the median and the range between the quartiles.
-
-Memory is the most that is held beyond the inputs, measured in a process that does nothing else: resident memory on a
-CPU (Linux), bytes of the allocator on CUDA.
-
-Floor: no variant can be faster than the bytes that its task must move over the bandwidth of a large copy, nor than its
-operations over those of a large matrix product, both measured in the same run. The product is of float32
-where variants of several precisions share a case, so that it has one floor: bfloat16 can go below it.
+runs once, in random order, so that a busy machine slows all of them. A row has the median and the quartiles. Memory is
+the most that a call holds beyond what it was given, measured in a process that does nothing else: resident memory on a
+CPU (Linux), bytes of PyTorch's allocator on CUDA.
 """
 
 import argparse
@@ -21,111 +15,76 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "src"))
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+sys.path.insert(0, str(ROOT / "src"))
 
 from emanet.common.provenance import git_state, hardware, versions  # noqa: E402
 
-RESULTS = HERE / "results"
-SIDES = {"cpu": (1024, 2048), "cuda": (4096, 8192)}  # of the matrices whose product shows what the machine can do
-SAMPLE = 0.02  # seconds
 Call = Callable[[], object]
-Case = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to do the task of a case."""
+    """One way to do the work of a case."""
 
-    case: Case  #: what is computed: sizes, precision, direction; equal for all that are compared
+    case: dict[str, Any]  #: what is computed: task, sizes; equal for all that are compared
     name: str  #: how
-    build: Callable[[], Call]  #: makes inputs and warm-up; what it returns is timed
-    bytes: float = 0  #: that the task must read and write at least
-    operations: float = 0  #: floating-point operations that the task needs at least
-    dtype: str = "float32"  #: precision of the operations
-    count: bool = False  #: let PyTorch count the products of a call; others of the case without any take that number
-    per_call: int = 1  #: images, say, of a call
-    memory: bool = True  #: whether to measure it
-    note: dict[str, Any] = field(default_factory=dict)  #: further columns
+    build: Callable[[], Call]  #: makes the inputs; what it returns is timed
+    memory: bool = False  #: whether to measure it, which takes a process of its own
 
 
-@dataclass(frozen=True)
-class Roof:
-    """What the machine can do: bytes per second, and operations per second of each precision."""
-
-    bandwidth: float
-    operations: dict[str, float]
-
-    def floor(self, variant: Variant) -> float | None:
-        """Seconds below which the task cannot be done; ``None`` where the variant names no work."""
-        least = max(variant.bytes / self.bandwidth, variant.operations / self.operations[variant.dtype])
-        return least or None
-
-    def as_dict(self) -> dict[str, float]:
-        """For the result file."""
-        peaks = {f"gflops_{name}": round(value / 1e9, 1) for name, value in self.operations.items()}
-        return {"bandwidth_gb_per_s": round(self.bandwidth / 1e9, 1), **peaks}
-
-
-# --- time -------------------------------------------------------------------------------------------------------------
-
-
-def seconds(call: Call, device: str, repeats: int = 1) -> float:
-    """Wall time of a call; mean of several in a row."""
+def seconds(call: Call, device: str) -> float:
+    """Wall time of a call."""
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     wait()
     start = time.perf_counter()
-    for _ in range(repeats):
-        call()
+    call()
     wait()
-    return (time.perf_counter() - start) / repeats
+    return time.perf_counter() - start
 
 
-def times(variants: Sequence[Variant], options: argparse.Namespace) -> list[list[float]]:
-    """Times of variants of one case: ``options.rounds`` each, fewer of those that exceed ``options.budget`` seconds."""
-    calls = [variant.build() for variant in variants]
-    estimates = [warmed_up(call, options) for call in calls]
-    repeats = [max(1, round(SAMPLE / value)) for value in estimates]
-    rounds = [max(1, int(options.budget / max(SAMPLE, value))) for value in estimates]
-    found: list[list[float]] = [[] for _ in calls]
-    rng = random.Random(0)
-    for number in range(options.rounds):
-        due = [k for k in range(len(calls)) if number < rounds[k]]
-        for k in rng.sample(due, len(due)):
-            found[k].append(seconds(calls[k], options.device, repeats[k]))
+def times(calls: Sequence[Call], *, device: str, rounds: int, budget: float) -> list[list[float]]:
+    """Seconds of each call in each round; a call has fewer rounds where they would take more than ``budget`` seconds.
+
+    A first call, in which libraries set up, counts only where it takes more than that alone.
+    """
+    first = [seconds(call, device) for call in calls]
+    allowed = [min(rounds, int(budget / value)) for value in first]
+    found = [[] if allowed[index] else [value] for index, value in enumerate(first)]
+    order = random.Random(0)
+    for number in range(max(allowed)):
+        due = [index for index in range(len(calls)) if number < allowed[index]]
+        for index in order.sample(due, len(due)):
+            found[index].append(seconds(calls[index], device))
     return found
 
 
-def warmed_up(call: Call, options: argparse.Namespace) -> float:
-    """Call once or twice; about how long it takes."""
-    first = seconds(call, options.device)
-    return first if first > options.budget else seconds(call, options.device)
+def summary(values: Sequence[float]) -> dict[str, Any]:
+    """Median and quartiles of some seconds, in milliseconds."""
+    cuts = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
+    low, middle, high = (float(f"{1e3 * cut:.4g}") for cut in cuts)
+    return {"ms": middle, "quartiles_ms": [low, high], "rounds": len(values)}
 
 
-def quartiles(values: Sequence[float]) -> tuple[float, float]:
-    """Lower and upper quartile."""
-    if len(values) < 2:
-        return values[0], values[0]
-    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
-    return low, high
-
-
-# --- memory -----------------------------------------------------------------------------------------------------------
+def peak_gflops(device: str, side: int = 2048) -> float:
+    """Billions of float32 operations per second of a large matrix product, the best of ten: what the machine can do."""
+    a, b = torch.randn(2, side, side, device=device)
+    return round(2e-9 * side**3 / min(seconds(lambda: a @ b, device) for _ in range(10)), 1)
 
 
 def peak_bytes(variant: Variant, device: str) -> int:
-    """Most bytes held during a call beyond those before it."""
-    exercise(device)
+    """Most bytes held during a call beyond those held before it; it is not the first, in which libraries set up."""
     call = variant.build()
+    call()
     gc.collect()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -138,96 +97,33 @@ def peak_bytes(variant: Variant, device: str) -> int:
     return resident("VmHWM") - before
 
 
-def exercise(device: str) -> None:
-    """Let the libraries set up what they keep, so that it is not counted."""
-    image = torch.rand(1, 8, 9, 9, device=device, requires_grad=True)
-    wide = torch.nn.functional.interpolate(image, size=(17, 17), mode="bilinear")
-    maps = torch.nn.functional.conv2d(wide, torch.rand(8, 8, 1, 1, device=device))
-    (maps.flatten(2) @ maps.flatten(2).transpose(1, 2)).log_softmax(1).sum().backward()
-
-
 def resident(name: str) -> int:
-    """Bytes of resident memory, now (VmRSS) or at most (VmHWM)."""
+    """Bytes of resident memory: now (VmRSS) or at most (VmHWM)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
 def peak_in_fresh_process(index: int) -> int | None:
-    """:func:`peak_bytes` of a variant; ``None`` where the system does not say."""
-    command = [sys.executable, *sys.argv, "--peak", str(index)]
+    """:func:`peak_bytes` of the variant with this number; ``None`` where the system does not say."""
     # Of glibc: what is freed goes back to the system at once, else the heap's history decides what is resident.
     settings = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    command = [sys.executable, *sys.argv, "--peak", str(index)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=settings)
     return int(done.stdout.split()[-1]) if done.returncode == 0 else None
 
 
-# --- floor ------------------------------------------------------------------------------------------------------------
-
-
-def roof(device: str, dtypes: Iterable[str]) -> Roof:
-    """Bandwidth of a large copy, read and written bytes together, and speed of a large matrix product."""
-    source = torch.ones(2**26, device=device)
-    target = torch.empty_like(source)
-    bandwidth = 2 * source.nbytes / best(lambda: target.copy_(source), device)
-    operations = {
-        name: max(product_speed(name, side, device) for side in SIDES[device]) for name in sorted(set(dtypes))
-    }
-    return Roof(bandwidth, operations)
-
-
-def with_operations(variants: Sequence[Variant]) -> list[Variant]:
-    """Variants of one case with the floating-point operations of their matrix products and convolutions."""
-    found = [
-        replace(variant, operations=counted(variant.build())) if variant.count else variant for variant in variants
-    ]
-    shared = next((variant.operations for variant in found if variant.count), 0)
-    return [
-        variant if variant.operations or variant.bytes else replace(variant, operations=shared) for variant in found
-    ]
-
-
-def counted(call: Call) -> int:
-    """Floating-point operations of a call's matrix products and convolutions."""
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return counter.get_total_flops()
-
-
-def product_speed(dtype: str, side: int, device: str) -> float:
-    """Operations per second of a product of two square matrices."""
-    a, b = (torch.randn(side, side, device=device).to(getattr(torch, dtype)) for _ in range(2))
-    return 2 * side**3 / best(lambda: a @ b, device)
-
-
-def best(call: Call, device: str) -> float:
-    """Least time of a call, of as many as a second has, and of seven at least: what the machine can do."""
-    found: list[float] = []
-    while len(found) < 7 or sum(found) < 1:
-        found.append(seconds(call, device))
-    return min(found)
-
-
-# --- one run ----------------------------------------------------------------------------------------------------------
-
-
-def arguments(description: str | None) -> argparse.ArgumentParser:
-    """Options that every script has."""
+def parse(description: str | None, *, rounds: int = 7, budget: float = 6.0, threads: int | None = None) -> Any:
+    """Parse the command line that every script has, and settle device and threads."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch, on a CPU")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--budget", type=float, default=20, help="seconds for a variant, from which rounds are saved")
-    parser.add_argument("--no-memory", action="store_true", help="measure times alone")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--threads", type=int, default=threads or torch.get_num_threads(), help="of PyTorch, on a CPU")
+    parser.add_argument("--rounds", type=int, default=rounds, help="how often each variant is timed")
+    parser.add_argument("--budget", type=float, default=budget, help="seconds for all rounds of a variant")
+    parser.add_argument("--authors", type=Path, help="folder of a checkout of XiaLiPKU/EMANet, to stand beside ours")
+    parser.add_argument("--mmseg", type=Path, help="folder that holds the package mmseg, to stand beside ours")
     parser.add_argument("--output", type=Path, help="instead of benchmarks/results/SCRIPT_DEVICE.json")
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
-    return parser
-
-
-def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Parse the command line, settle the device, and set the threads."""
     options = parser.parse_args()
-    if options.device == "auto":
-        options.device = "cuda" if torch.cuda.is_available() else "cpu"
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: no CUDA device was found")
     torch.set_num_threads(options.threads)
@@ -235,71 +131,33 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def main(
-    what: str,
-    variants: Sequence[Variant],
-    options: argparse.Namespace,
-    *,
-    also: Callable[[], Iterable[dict[str, Any]]] = list,
-    **more: Any,
+    variants: Sequence[Variant], options: argparse.Namespace, *, also: Sequence[dict[str, Any]] = (), **more: Any
 ) -> None:
-    """Measure all variants, print a line each, and write the result file.
-
-    Args:
-        what: a sentence on what is measured, for the reader of the file.
-        variants: those of one case next to each other.
-        options: from :func:`parse`.
-        also: gives further rows, measured in another way.
-        more: further entries of the file.
-    """
+    """Measure all variants, those of one case next to each other; write them, further rows and entries to the file."""
     if options.peak is not None:
         print(peak_bytes(variants[options.peak], options.device))
         return
-    machine = roof(options.device, (variant.dtype for variant in variants))
     rows: list[dict[str, Any]] = []
-    for _, group in groupby(variants, key=lambda variant: variant.case):
-        together = with_operations(list(group))
-        found = times(together, options)
+    for case, group in groupby(variants, key=lambda variant: variant.case):
+        together = list(group)
+        limits = {"device": options.device, "rounds": options.rounds, "budget": options.budget}
+        found = times([variant.build() for variant in together], **limits)
         gc.collect()
         for variant, values in zip(together, found, strict=True):
-            wanted = variant.memory and not options.no_memory
-            peak = peak_in_fresh_process(len(rows)) if wanted else None
-            rows.append(row(variant, values, machine.floor(variant), peak))
+            row = {**case, "variant": variant.name, **summary(values)}
+            peak = peak_in_fresh_process(len(rows)) if variant.memory else None
+            rows.append(row if peak is None else row | {"peak_mb": round(peak / 1e6, 1)})
             print(json.dumps(rows[-1]), flush=True)
-    for further in also():
-        rows.append(further)
-        print(json.dumps(further), flush=True)
-    write({"what": what, "roof": machine.as_dict(), "rows": rows, **more}, options)
-
-
-def row(variant: Variant, values: Sequence[float], floor: float | None, peak: int | None) -> dict[str, Any]:
-    """Median, quartiles, floor and memory of a variant."""
-    median, (low, high) = statistics.median(values), quartiles(values)
-    result = {
-        **variant.case,
-        "variant": variant.name,
-        "ms": significant(1e3 * median),
-        "quartiles_ms": [significant(1e3 * low), significant(1e3 * high)],
-        "rounds": len(values),
-    }
-    if variant.per_call != 1:
-        result["images_per_s"] = significant(variant.per_call / median)
-    if floor is not None:
-        result |= {"floor_ms": significant(1e3 * floor), "times_floor": significant(median / floor, 3)}
-    if peak is not None:
-        result["peak_mb"] = round(peak / 1e6, 1)
-    return result | variant.note
-
-
-def significant(value: float, digits: int = 4) -> float:
-    """The value with so many digits."""
-    return float(f"{value:.{digits}g}")
+    write({**more, "rows": [*rows, *also]}, options)
 
 
 def write(result: dict[str, Any], options: argparse.Namespace) -> None:
-    """Write a result with where it comes from."""
+    """Write a result with the machine, the versions and the commit that it comes from."""
     script = Path(sys.argv[0]).stem
     path = options.output or RESULTS / f"{script}_{options.device}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    origin = {"hardware": hardware(options.device), "versions": versions(), "code": git_state()}
-    path.write_text(json.dumps({"script": script, "device": options.device, **result, **origin}, indent=1) + "\n")
+    # Changed is what was measured: not the result files, which just did.
+    changes = subprocess.run(["git", "-C", str(ROOT), "diff", "--quiet", "HEAD", "--", "src", "benchmarks/*.py"])
+    code = (git_state() or {"commit": "unknown"}) | {"dirty": changes.returncode != 0}
+    origin = {"hardware": hardware(options.device), "versions": versions(), "code": code}
+    path.write_text(json.dumps({"script": script, "device": options.device, **origin, **result}, indent=1) + "\n")
     print(f"written: {path}")

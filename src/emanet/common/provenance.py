@@ -64,7 +64,7 @@ def git_state(package: Path | None = None) -> dict[str, Any] | None:
 
     A package that was installed inside somebody else's repository is no clone: its commit would say nothing.
     """
-    package = (package or Path(__file__).parent).resolve()
+    package = (package or Path(__file__).parents[1]).resolve()
     root = _git(package, "rev-parse", "--show-toplevel")
     if root is None or (Path(root) / "src" / package.name).resolve() != package:
         return None
