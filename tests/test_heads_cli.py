@@ -53,7 +53,7 @@ def test_a_picture_is_predicted_and_maps_of_bases_are_refused(zygote: Zygote, ru
     ("script", "asked", "words"),
     [
         ("train.py", ["head=fcn", "model.K=8"], ["model.K"]),
-        ("train.py", ["head=ham", "+model.norm=layer"], ["norm", "ham", "ema"]),
+        ("train.py", ["head=ham", "+model.norm=layer"], ["norm", "head=ham"]),
         ("train.py", ["head=fnc"], ["fnc", "ham"]),
         ("eval.py", ["model.T_eval=5"], ["T_eval"]),
         ("complexity.py", ["head=psp", "model.momentum=0.5"], ["model.momentum"]),

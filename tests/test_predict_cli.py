@@ -148,7 +148,7 @@ def test_evaluation_uses_the_same_inference_as_prediction(voc, tmp_path, capsys)
 
 
 def test_senseless_inference_is_refused_before_anything_is_read(voc, tmp_path):
-    with pytest.raises(ConfigError, match=r"eval: stride must lie in 1..window=5"):
+    with pytest.raises(ConfigError, match=r"inference: stride must lie in 1..window=5"):
         evaluate(configured("eval", voc / "last.ckpt", "inference.window=5", "inference.stride=6"), tmp_path)
 
 
@@ -159,7 +159,7 @@ def test_weights_in_the_authors_layout_are_evaluated_with_a_data_set_named_and_o
     overrides = ["dataset=voc", f"dataset.root={voc / 'data'}", "dataset.num_workers=0", "trainer.accelerator=cpu"]
     with_three = evaluate(configured("eval", tmp_path / "final.pth", *overrides), tmp_path)
     cfg = configured("eval", tmp_path / "final.pth", *overrides, "model.T_eval=1", "model.output_stride=16")
-    assert cfg.model.backbone == "resnet50s"
+    assert cfg["model"]["backbone"] == "resnet50s"
     assert evaluate(cfg, tmp_path)["val/pixel_accuracy"] != with_three["val/pixel_accuracy"]
     with pytest.raises(ConfigError, match="does not say what it was trained on: add dataset=NAME"):
         evaluate(configured("eval", tmp_path / "final.pth"), tmp_path)

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +78,9 @@ DEATHS = {
 
 
 @pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
+def zygote() -> Zygote:
     """The process that starts the runs."""
-    with Zygote() as process:
-        yield process
+    return Zygote()
 
 
 @pytest.fixture(scope="module")

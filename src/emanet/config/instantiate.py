@@ -126,6 +126,8 @@ def mistakes(value: Any, where: str) -> list[str]:
     except (ConfigError, ValueError) as error:
         return [*found, str(error)]
     name = str(value["_target_"]).rpartition(".")[2]
+    if hasattr(constructor, "further_arguments") and "head" in value:
+        name += f" with head={value['head']}"
     for key, item in value.items():
         if key in RESERVED:
             continue

@@ -131,7 +131,12 @@ def measure(net: EMANet, height: int, width: int) -> list[Cost]:
     flops = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
     parts = {name: net.get_submodule(name) for name in peaks}  # as they ran; a head for training alone does not run
     costs = [
-        Cost(name, sum(p.numel() for p in part.parameters()), flops[f"{type(net).__name__}.{name}"] // 2, peaks[name])
+        Cost(
+            name,
+            sum(p.numel() for p in part.parameters()),
+            flops.get(f"{type(net).__name__}.{name}", 0) // 2,
+            peaks[name],
+        )
         for name, part in parts.items()
         if not isinstance(part, nn.Identity)
     ]

@@ -76,7 +76,7 @@ def sweep_choices(run_dir: Path) -> list[str]:
     if not path.is_file():
         return overrides if hydra.mode == RunMode.MULTIRUN else []
     sweep = OmegaConf.load(path).hydra
-    params = (f"{key}={value}" for key, value in sweep.sweeper.params.items())
+    params = (f"{key}={value}" for key, value in (sweep.sweeper.params or {}).items())
     parsed = OverridesParser.create().parse_overrides([*params, *sweep.overrides.task])
     varied = {str(override.key_or_group) for override in parsed if override.is_sweep_override()}
     return [item for item in overrides if item.partition("=")[0].lstrip("+~") in varied]

@@ -73,6 +73,9 @@ class Recorder:
         for module in (jobs, building):
             monkeypatch.setattr(module, "build", build)
         monkeypatch.setattr(building, "input_statistics", note("input_statistics", ((0, 0, 0), (1, 1, 1))))
+        for name in ("optimizer", "data", "task", "trainer"):  # without the checks of types that are on in tests
+            monkeypatch.setattr(jobs, f"build_{name}", getattr(building, f"build_{name}").__wrapped__)
+        monkeypatch.setattr(jobs, "evaluate_iterations", jobs.evaluate_iterations.__wrapped__)
         monkeypatch.setattr(building, "GroupedOptimizer", note("GroupedOptimizer", MagicMock()))
         monkeypatch.setattr(building, "SegmentationTask", note("SegmentationTask", MagicMock()))
         monkeypatch.setattr(jobs, "build_loggers", lambda nodes, **run: self.calls.append(f"loggers: {nodes}") or [])

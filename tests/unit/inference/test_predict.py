@@ -21,8 +21,8 @@ from emanet.inference.files import Results, overlay_with_legend, predict_sources
 from emanet.inference.media import MediaError, Source, Video, find_sources, read_picture
 from emanet.inference.predictor import Predictor, pick_device
 from emanet.inference.views import Inference, predict_logits
-from emanet.training.build import silence_known_warnings
 from emanet.training.task import SegmentationTask
+from emanet.training.trainer import silence_known_warnings
 from reference import numpy_e_step, numpy_m_step
 
 NAMES = ("sky", "grass", "cow", "road")
@@ -52,7 +52,7 @@ def checkpoint(net, tmp_path_factory) -> Path:
         "class_names": list(NAMES),
     }
     config = {"model": {"_target_": "emanet.EMANet", "pretrained": True, **OPTIONS}, "dataset": dataset}
-    task = SegmentationTask(net, class_names=NAMES, max_steps=1, palette=PALETTE.tolist(), config=config)
+    task = SegmentationTask(net, class_names=NAMES, palette=PALETTE.tolist(), config=config)
     silence_known_warnings()
     trainer = Trainer(logger=False, accelerator="cpu", enable_checkpointing=False, barebones=True)
     trainer.strategy.connect(task)
@@ -107,15 +107,15 @@ def test_weights_in_the_authors_layout_get_the_names_of_their_benchmark(tmp_path
     restored = restore(tmp_path / "final.pth", {"T_eval": 7})
     assert restored.names[15] == "person"
     assert restored.palette[15].tolist() == [192, 128, 128]
-    assert (restored.net.emau.T, restored.net.emau.iterations) == (3, 7)
+    assert (restored.net.head.T, restored.net.head.iterations) == (3, 7)
     image = torch.randn(1, 3, 33, 33)
-    theirs.emau.T_eval = 7
+    theirs.head.T_eval = 7
     assert torch.equal(predict_logits(restored.net, image), predict_logits(theirs.eval(), image))
 
 
 def test_t_eval_of_a_checkpoint_can_be_changed(checkpoint):
-    assert restore(checkpoint).net.emau.iterations == 3
-    assert restore(checkpoint, {"T_eval": 1}).net.emau.iterations == 1
+    assert restore(checkpoint).net.head.iterations == 3
+    assert restore(checkpoint, {"T_eval": 1}).net.head.iterations == 1
 
 
 # --- predictions ------------------------------------------------------------------------------------------------------
@@ -168,8 +168,8 @@ def test_base_maps_are_the_responsibilities_of_the_last_e_step(net):
     padded = torch.zeros(1, 3, 33, 49, dtype=torch.float64)
     padded[..., :30, :44] = image
     with torch.no_grad():
-        x = double.emau.conv1(double.fc0(double.backbone(padded)))[0].flatten(1).numpy()
-    mu = double.emau.mu[0].numpy()
+        x = double.head.conv1(double.fc0(double.backbone(padded)))[0].flatten(1).numpy()
+    mu = double.head.mu[0].numpy()
     for _ in range(3):
         z = numpy_e_step(x, mu)
         mu = numpy_m_step(x, z)

@@ -20,7 +20,7 @@ optuna = pytest.importorskip("optuna", reason="an optional dependency: pip insta
 from emanet.cli.arguments import prepare_search  # noqa: E402
 from emanet.common.errors import ConfigError  # noqa: E402
 from emanet.common.interrupts import InterruptedRunError  # noqa: E402
-from emanet.config.instantiate import resolved  # noqa: E402
+from emanet.config.rules import settle  # noqa: E402
 from emanet.config.schema import CONF_DIR, register  # noqa: E402
 from emanet.studies.search import search  # noqa: E402
 from fake_data import write_voc  # noqa: E402
@@ -64,7 +64,7 @@ def searched(folder: Path, train: Any, *arguments: str) -> list[optuna.trial.Fro
 
 def work(folder: Path, train: Any, *arguments: str) -> None:
     overrides = prepare_search(["search.py", f"output={folder / 'search'}", *arguments])[1:]
-    search(resolved(compose("search", overrides=overrides)), train)
+    search(settle(compose("search", overrides=overrides)), train)
 
 
 def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:

@@ -86,8 +86,8 @@ def test_a_job_of_a_sweep_is_told_apart_by_what_varies_also_alone_and_when_it_is
         tmp_path, "model.K=8,16", "dataset=voc", "+optimizer.fused=true,false", "optimizer.lr=0.1", seed="3", T="1,2"
     )
     for mode in (RunMode.MULTIRUN, RunMode.RUN):
-        job(mode, "model.K=8", "dataset=voc", "optimizer.fused=true", "optimizer.lr=0.1")
-        assert sweep_choices(tmp_path / "0") == ["model.K=8", "optimizer.fused=true"]
+        job(mode, "model.K=8", "dataset=voc", "+optimizer.fused=true", "optimizer.lr=0.1")
+        assert sweep_choices(tmp_path / "0") == ["model.K=8", "+optimizer.fused=true"]
 
 
 def test_under_a_sweeper_that_leaves_no_command_a_job_is_named_by_all_its_overrides(tmp_path, job):

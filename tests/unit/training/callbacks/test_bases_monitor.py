@@ -19,7 +19,7 @@ from tiny import tiny_net
 
 def ema_task(**options) -> SegmentationTask:
     """A small EMANet on the colored images."""
-    return SegmentationTask(tiny_net(**options), class_names=NAMES, max_steps=20, lr=0.05, config={"name": "small"})
+    return SegmentationTask(tiny_net(**options), class_names=NAMES, config={"name": "small"})
 
 
 def rows_of(run_dir: Path) -> list[dict[str, str]]:
@@ -31,7 +31,7 @@ def rows_of(run_dir: Path) -> list[dict[str, str]]:
 def test_every_validation_has_all_scalars_in_the_row_of_its_scores(tmp_path: Path):
     trainer = make_trainer(tmp_path, [BasesMonitor(n_images=2)], logger=RunCSVLogger(tmp_path))
     task = ema_task()
-    start = task.net.emau.mu[0].double().clone()
+    start = task.net.head.mu[0].double().clone()
     trainer.fit(task, ColorData())
     rows = rows_of(tmp_path)
     assert [int(row["step"]) for row in rows] == [3, 7]
@@ -39,10 +39,10 @@ def test_every_validation_has_all_scalars_in_the_row_of_its_scores(tmp_path: Pat
         assert all(np.isfinite(float(row[f"bases/{name}"])) for name in SCALARS)
     task.net.eval()
     images = [ColorData().item("val", index)["image"][None] for index in (2, 7)]  # a quarter and three quarters in
-    expected = measure([look(task.net, image) for image in images], task.net.emau.mu[0].double())
+    expected = measure([look(task.net, image) for image in images], task.net.head.mu[0].double())
     for name, value in expected.items():
         assert float(rows[-1][name]) == pytest.approx(value, rel=1e-5, abs=1e-6), name
-    moved = torch.linalg.vector_norm(task.net.emau.mu[0].double() - start, dim=0).mean()
+    moved = torch.linalg.vector_norm(task.net.head.mu[0].double() - start, dim=0).mean()
     drifts = [float(row["bases/drift"]) for row in rows]
     assert sum(drifts) >= float(moved) - 1e-6  # the way over two validations is no shorter than the straight one
     assert min(drifts) > 1e-3

@@ -54,7 +54,7 @@ def trained(guard: Guard | None, data: list[dict], *, frozen_bn: bool = False, *
 def test_without_a_guard_one_bad_image_ruins_weights_bases_and_statistics():
     task, _ = trained(None, batches(bad=1))
     state = task.net.state_dict()
-    for key in ("fc0.conv.weight", "emau.mu", "fc0.bn.running_mean"):
+    for key in ("fc0.conv.weight", "head.mu", "fc0.bn.running_mean"):
         assert state[key].isnan().any()
 
 

@@ -205,7 +205,7 @@ def test_an_offline_run_of_an_emanet_shows_its_bases_and_on_request_gradients_an
     last = LastCheckpoint(files, every_n_steps=4)
     callbacks = [BasesMonitor(n_images=2, cell=64), RunSummary(tmp_path), best, last]
     trainer = make_trainer(tmp_path, callbacks, logger=loggers)
-    task = SegmentationTask(tiny_net(), class_names=NAMES, max_steps=20, lr=0.05, config={"name": "small"})
+    task = SegmentationTask(tiny_net(), class_names=NAMES, config={"name": "small"})
     trainer.fit(task, ColorData())
     run = finished(tmp_path)
 
@@ -255,7 +255,7 @@ def test_a_checkpoint_that_is_gone_is_no_reason_to_fail_at_the_end(tmp_path: Pat
 def test_something_else_to_watch_is_refused_with_what_there_is(tmp_path: Path):
     with pytest.raises(ConfigError, match="watch must be one of None, gradients, all, got watch='weights'"):
         build(tmp_path, wandb={"watch": "weights"})
-    with pytest.raises(ConfigError, match="watch_every_n_batches must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match="watch_every_n_batches must be at least 1, got watch_every_n_batches=0"):
         build(tmp_path, wandb={"watch_every_n_batches": 0})
 
 
