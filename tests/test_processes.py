@@ -170,7 +170,7 @@ def test_a_sweep_on_two_devices_has_one_folder_and_the_same_values_on_both(data,
         assert content["state_dict"]["net.head.mu"].shape[2] == 3 + int(job)
         assert float(objectives[job]) == content["validation"]["val/miou"]
         assert json.loads((sweep / job / "result.json").read_text()) == content["validation"]["val/miou"]
-        drawn.add(content["hyper_parameters"]["optim"]["lr"])
+        drawn.add(content["hyper_parameters"]["optimizer"]["lr"])
     assert len(drawn) == 2
     assert sorted(path.name for path in sweep.iterdir()) == ["0", "1"]
 

@@ -200,6 +200,7 @@ def build(node: Any, where: str, **context: Any) -> Any:
         return partial(constructor, **values) if node.get("_partial_") else constructor(**values)
     except EMANetError:
         raise
-    except (TypeError, ValueError, ModuleNotFoundError) as error:
+    except (TypeError, ValueError, ModuleNotFoundError, AssertionError) as error:
         hint = remedy(error.name) if isinstance(error, ModuleNotFoundError) else ""
-        raise ConfigError(f"{where}: {error}{hint}") from error
+        told = str(error) or f"{node['_target_']} refuses {values}"  # a bare assertion of a library says nothing
+        raise ConfigError(f"{where}: {told}{hint}") from error

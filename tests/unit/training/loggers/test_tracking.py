@@ -202,7 +202,7 @@ def test_an_offline_run_of_an_emanet_shows_its_bases_and_on_request_gradients_an
     loggers = build(tmp_path, wandb={"mode": "offline", "watch": "all", "watch_every_n_batches": 4, "log_model": True})
     files = tmp_path / "checkpoints"
     best = ModelCheckpoint(files, "best", monitor="val/miou", mode="max", enable_version_counter=False)
-    last = LastCheckpoint(files, every_n_steps=4)
+    last = LastCheckpoint(tmp_path, every_n_steps=4)
     callbacks = [BasesMonitor(n_images=2, cell=64), RunSummary(tmp_path), best, last]
     trainer = make_trainer(tmp_path, callbacks, logger=loggers)
     task = SegmentationTask(tiny_net(), class_names=NAMES, config={"name": "small"})
