@@ -150,7 +150,7 @@ def evaluation(upsample: str, look: str, setting: Setting, *, laps: Laps = no_la
     """Predict an image as conf/eval/LOOK.yaml says and count it, done once already; returns the confusion matrix."""
     cfg = configure([*setting.overrides, "trainer.precision=32-true", "trainer.channels_last=false"])
     task, batch = make_task(cfg, setting).eval(), make_batch(setting)
-    files = [OmegaConf.load(Path(CONF_DIR) / "eval" / f"{name}.yaml") for name in dict.fromkeys(("plain", look))]
+    files = [OmegaConf.load(Path(CONF_DIR) / "inference" / f"{name}.yaml") for name in dict.fromkeys(("plain", look))]
     options: Any = OmegaConf.merge(*files, {"upsample": upsample})
     options.pop("defaults", None)
     task.inference = build_inference(options)

@@ -112,7 +112,7 @@ def test_paths_reach_the_job_as_the_shell_gave_them(voc, text):
 
 
 def test_a_split_becomes_a_submission_that_was_checked(voc, tmp_path):
-    overrides = ["split=test", "submission=voc", "save=[]", f"output={tmp_path}", "device=cpu", "eval.flip=true"]
+    overrides = ["split=test", "submission=voc", "save=[]", f"output={tmp_path}", "device=cpu", "inference.flip=true"]
     assert predict(configured("predict", voc / "last.ckpt", *overrides)) == []
     predictor = Predictor.from_checkpoint(voc / "last.ckpt", inference=Inference(flip=True), device="cpu")
     with tarfile.open(tmp_path / "voc2012_comp6.tar.gz") as archive:
@@ -136,7 +136,8 @@ def test_a_failed_file_leaves_no_submission(voc, tmp_path):
 def test_evaluation_uses_the_same_inference_as_prediction(voc, tmp_path, capsys):
     """eval.py's mIoU with scales, flip and another T is that of the predictor's masks, counted here."""
     scores = evaluate(
-        configured("eval", voc / "last.ckpt", "model.T_eval=5", "eval.flip=true", "eval.scales=[0.5,1.0]"), tmp_path
+        configured("eval", voc / "last.ckpt", "model.T_eval=5", "inference.flip=true", "inference.scales=[0.5,1.0]"),
+        tmp_path,
     )
     predictor = Predictor.from_checkpoint(
         voc / "last.ckpt", inference=Inference(scales=(0.5, 1.0), flip=True), model={"T_eval": 5}, device="cpu"
@@ -155,8 +156,8 @@ def test_evaluation_uses_the_same_inference_as_prediction(voc, tmp_path, capsys)
 
 
 def test_senseless_inference_is_refused_before_anything_is_read(voc, tmp_path):
-    with pytest.raises(ConfigError, match=r"eval: stride must lie in 1..window=5"):
-        evaluate(configured("eval", voc / "last.ckpt", "eval.window=5", "eval.stride=6"), tmp_path)
+    with pytest.raises(ConfigError, match=r"inference: stride must lie in 1..window=5"):
+        evaluate(configured("eval", voc / "last.ckpt", "inference.window=5", "inference.stride=6"), tmp_path)
 
 
 def test_weights_in_the_authors_layout_are_evaluated_with_a_data_set_named_and_other_iterations(voc, tmp_path):

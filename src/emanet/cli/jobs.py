@@ -123,7 +123,7 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, int | float]:
     """
     check(cfg)
     OmegaConf.resolve(cfg)
-    inference = build_inference(cfg.eval)
+    inference = build_inference(cfg.inference)
     stored = read_stored(cfg.checkpoint)
     if not cfg.dataset:
         raise ConfigError(f"{cfg.checkpoint} does not say what it was trained on: add dataset=NAME")
@@ -147,7 +147,7 @@ def evaluate(cfg: DictConfig, run_dir: Path) -> dict[str, int | float]:
     print_scores(task.metrics.compute(), task.class_names)
     before = stored.validation.get("val/miou")
     print(f"val/miou {task.validation['val/miou']!r}" + (f" (stored: {before!r})" if before is not None else ""))
-    asked = {"checkpoint": str(cfg.checkpoint), "eval": resolved(cfg.eval), "model": resolved(cfg.model)}
+    asked = {"checkpoint": str(cfg.checkpoint), "inference": resolved(cfg.inference), "model": resolved(cfg.model)}
     write_evaluation(run_dir / "summary.json", trainer, task, asked, steps=stored.validation.get("step"))
     return task.validation
 
@@ -172,7 +172,7 @@ def predict(cfg: DictConfig) -> list[str]:
     if cfg.split is not None or cfg.submission is not None:
         read = read_image  # as stored: the server compares with masks that know nothing of EXIF
     predictor = Predictor.from_checkpoint(
-        cfg.checkpoint, inference=build_inference(cfg.eval), device=cfg.device, model=resolved(cfg.model)
+        cfg.checkpoint, inference=build_inference(cfg.inference), device=cfg.device, model=resolved(cfg.model)
     )
     submission = None
     if cfg.submission is not None:

@@ -17,19 +17,25 @@ def read_json(path: Path) -> dict[str, Any] | None:
         return None
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a file beside ``path`` to write to, which becomes ``path`` when the block ends well; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file, with its folder: it is either the old one or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    incomplete = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with incomplete.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        incomplete.replace(path)
-    finally:
-        incomplete.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextmanager

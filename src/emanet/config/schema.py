@@ -72,13 +72,13 @@ class TrainerConfig:
 
 @dataclass
 class InferenceConfig:
-    """How images are looked at (group ``eval``): the arguments of :class:`emanet.inference.views.Inference`."""
+    """How images are looked at (group ``inference``): the arguments of :class:`emanet.inference.Inference`."""
 
+    _target_: str = MISSING
     scales: list[float] = MISSING  # factors of the image's sides; probabilities are averaged over them
     flip: bool = MISSING  # look at the mirrored image as well
     window: int | None = MISSING  # side in pixels of sliding windows; null: whole images
     stride: int | None = MISSING  # pixels between windows; null: two thirds of the window
-    upsample: str = MISSING  # of the logits: auto (in blocks wherever that is the same to the last bit) | full
 
 
 @dataclass
@@ -122,7 +122,7 @@ class EvalConfig:
     dataset: Any = MISSING
     model: Any = MISSING
     trainer: TrainerConfig = MISSING
-    eval: InferenceConfig = MISSING
+    inference: InferenceConfig = MISSING
     paths: PathsConfig = MISSING
 
 
@@ -143,7 +143,7 @@ class PredictConfig:
     seed: int = 0
     dataset: Any = MISSING
     model: Any = MISSING
-    eval: InferenceConfig = MISSING
+    inference: InferenceConfig = MISSING
     paths: PathsConfig = MISSING
 
 

@@ -117,9 +117,9 @@ def configured(path: Path, cfg: DictConfig) -> tuple[DictConfig, dict[str, Any]]
     stored = stored_settings(str(path))
     if not stored.get("dataset"):
         raise ConfigError(f"{path} does not say what it was trained on; checkpoints of our training do")
-    plain = OmegaConf.load(f"{CONF_DIR}/eval/plain.yaml")
+    plain = OmegaConf.load(f"{CONF_DIR}/inference/plain.yaml")
     settings = OmegaConf.create({group: stored[group] for group in ("dataset", "model", "trainer")})
-    settings = OmegaConf.create({**settings, "eval": plain, "seed": 0})
+    settings = OmegaConf.create({**settings, "inference": plain, "seed": 0})
     for key, name in ASKED.items():
         if cfg[name] is not None:
             OmegaConf.update(settings, key, cfg[name])
@@ -150,7 +150,7 @@ def evaluate_network(
         prepare_network(settings, net),
         class_names=datamodule.class_names,
         max_steps=1,
-        inference=build_inference(settings.eval),
+        inference=build_inference(settings.inference),
     )
     trainer = build_trainer(settings, run_dir, callbacks=[], loggers=[])
     scores = []

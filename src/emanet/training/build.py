@@ -39,13 +39,11 @@ def build_datamodule(cfg: DictConfig) -> SegmentationDataModule:
 
 
 def build_inference(options: DictConfig) -> Inference:
-    """How images are looked at, from the section ``eval``."""
-    values = OmegaConf.to_container(options, resolve=True)
-    assert isinstance(values, dict)
+    """How images are looked at, from the group ``inference``."""
     try:
-        return Inference(**{str(key): value for key, value in values.items()})
-    except ValueError as error:
-        raise ConfigError(f"eval: {error}") from error
+        return call_target(options)
+    except ConfigError as error:
+        raise ConfigError(f"inference: {str(error).removeprefix('Inference: ')}") from error
 
 
 def build_task(cfg: DictConfig, net: EMANet, datamodule: SegmentationDataModule) -> SegmentationTask:

@@ -124,8 +124,8 @@ def test_a_look_at_an_image_is_the_em_of_the_reference(T):
     padded = torch.zeros(1, 3, 49, 65, dtype=torch.float64)
     padded[..., :40, :50] = image
     with torch.no_grad():
-        x = net.emau.conv1(net.fc0(net.backbone(padded)))[0].flatten(1).numpy()
-    mu = before = net.emau.mu[0].numpy()
+        x = net.head.conv1(net.fc0(net.backbone(padded)))[0].flatten(1).numpy()
+    mu = before = net.head.mu[0].numpy()
     for _ in range(T):
         before = mu
         z = numpy_e_step(x, before)
@@ -139,14 +139,14 @@ def test_a_look_at_an_image_is_the_em_of_the_reference(T):
 
 def test_an_em_that_starts_at_its_fixed_point_changes_nothing():
     net = tiny_net(T=1).double().eval()
-    net.emau.conv1.weight.data *= 1000  # as sure of its bases as a trained network
+    net.head.conv1.weight.data *= 1000  # as sure of its bases as a trained network
     image = torch.randn(1, 3, 129, 129, dtype=torch.float64)
-    before = measure([look(net, image)], net.emau.mu[0])
-    net.emau.T = 1000
+    before = measure([look(net, image)], net.head.mu[0])
+    net.head.T = 1000
     fixed = look(net, image).mu
-    net.emau.mu.copy_(normalize(fixed[None]))
-    net.emau.T = 1
-    after = measure([look(net, image)], net.emau.mu[0])
+    net.head.mu.copy_(normalize(fixed[None]))
+    net.head.T = 1
+    after = measure([look(net, image)], net.head.mu[0])
     assert after["bases/similarity_max"] < 0.99, "the bases have not become one"
     for name in ("bases/change", "bases/z_change"):
         assert before[name] > 0.05
@@ -162,11 +162,11 @@ def mmseg_net() -> MMSegEMANet:
 def test_a_look_leaves_the_network_and_the_random_state_as_they_are(build):
     net = build().eval()
     state = {key: value.clone() for key, value in net.state_dict().items()}
-    settings, random = dict(net.emau.__dict__), torch.get_rng_state()
+    settings, random = dict(net.head.__dict__), torch.get_rng_state()
     seen = look(net, torch.randn(1, 3, 33, 33, generator=torch.Generator()))
-    assert seen.z.shape[1] == net.emau.K
+    assert seen.z.shape[1] == net.head.K
     torch.testing.assert_close(seen.z.sum(1), torch.ones(len(seen.z), dtype=torch.float64))
-    assert net.emau.__dict__ == settings
+    assert net.head.__dict__ == settings
     assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
 
