@@ -123,11 +123,6 @@ def legend(names: Sequence[str], colors: Sequence[Color] | Palette, *, width: in
     return canvas
 
 
-def occurring(masks: Sequence[np.ndarray]) -> list[int]:
-    """The labels that occur in any of the masks, in ascending order."""
-    return sorted(set().union(*(np.unique(mask).tolist() for mask in masks)))
-
-
 def legend_of(
     masks: Sequence[np.ndarray],
     names: Sequence[str],
@@ -137,14 +132,17 @@ def legend_of(
     width: int = 800,
 ) -> Image.Image:
     """Legend of those classes alone that occur in the masks; the ignore label comes last."""
-    present = occurring(masks)
-    classes = [label for label in present if label != ignore_index]
-    shown_names = [names[label] for label in classes]
-    shown_colors = [tuple(palette[label].tolist()) for label in classes]
+    present = set().union(*(np.unique(mask).tolist() for mask in masks))
+    shown = [(names[label], tuple(palette[label].tolist())) for label in sorted(present - {ignore_index})]
     if ignore_index in present:
-        shown_names.append("(ignored)")
-        shown_colors.append(IGNORE_COLOUR)
-    return legend(shown_names, shown_colors, width=width)
+        shown.append(("(ignored)", IGNORE_COLOUR))
+    return legend([name for name, _ in shown], [color for _, color in shown], width=width)
+
+
+def framed(canvas: Image.Image, picture: Pixels, x: int, y: int) -> None:
+    """Put a picture with a thin frame around it."""
+    canvas.paste(Image.fromarray(picture), (x, y))
+    ImageDraw.Draw(canvas).rectangle((x - 1, y - 1, x + picture.shape[1], y + picture.shape[0]), outline=LINE)
 
 
 def sheet(
@@ -183,8 +181,7 @@ def sheet(
         draw.text((MARGIN, y + 5), shorten(row.caption, width - 2 * MARGIN, small), fill=FAINT, font=small)
         for column, picture in enumerate(row.pictures):
             x = MARGIN + column * (cell + GAP) + (cell - picture.shape[1]) // 2
-            canvas.paste(Image.fromarray(picture), (x, y + 24))
-            draw.rectangle((x - 1, y + 23, x + picture.shape[1], y + 24 + picture.shape[0]), outline=LINE)
+            framed(canvas, picture, x, y + 24)
         y += height
     if footer is not None:
         draw.line((MARGIN, y, width - MARGIN, y), fill=LINE)

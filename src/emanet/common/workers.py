@@ -8,14 +8,13 @@ times, and a hundred milliseconds become seconds. Tasks meet once, at their end.
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import TypeVar
 
 import torch
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-
-_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}  # by process, as threads do not survive a fork, and by threads
 
 
 def in_parallel(function: Callable[[Task], Result], tasks: Sequence[Task], *, device: torch.device) -> list[Result]:
@@ -32,14 +31,18 @@ def in_parallel(function: Callable[[Task], Result], tasks: Sequence[Task], *, de
     if device.type != "cpu" or threads == 1 or len(tasks) == 1:
         return [run(task) for task in tasks]
     try:
-        return list(pool(threads).map(run, tasks))
+        return list(pool(os.getpid(), threads).map(run, tasks))
     finally:
         torch.set_num_threads(threads)  # a new thread's setting is its own, but becomes the default of later ones
 
 
-def pool(threads: int) -> ThreadPoolExecutor:
-    """Threads that compute alone."""
-    key = (os.getpid(), threads)
-    if key not in _pools:
-        _pools[key] = ThreadPoolExecutor(threads, "emanet", initializer=lambda: torch.set_num_threads(1))
-    return _pools[key]
+@cache
+def pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads that compute alone; of one process, as they do not survive a fork."""
+    return ThreadPoolExecutor(threads, "emanet", initializer=compute_alone)
+
+
+def compute_alone() -> None:
+    """Let this thread share its loops with no other."""
+    torch.get_num_threads()  # the first use of a thread sets its number to that of all, and must not come later
+    torch.set_num_threads(1)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from emanet.inference.views import pad_to_stride
-from emanet.model.emau import EMAU, e_step
+from emanet.model.emau import EMAU
 
 #: what :func:`measure` gives, as ``bases/<name>``
 SCALARS = {
@@ -56,19 +56,14 @@ def has_bases(net: Any) -> bool:
 def look(net: Any, image: Float[Tensor, "1 3 h w"]) -> Look:
     """Run a network in evaluation up to its attention unit, and the EM of the unit; changes nothing in it."""
     features = net.fc0(net.backbone(pad_to_stride(image, net.output_stride)))
-    unit: EMAU = net.head
-    z, mu = unit.attend(features)
-    before: Tensor = unit.mu
-    if unit.iterations > 1:
-        shorter = copy.copy(unit)  # shares weights and bases; only its number of iterations is another
-        shorter.T = shorter.T_eval = unit.iterations - 1
-        _, before = shorter.attend(features)
-    z_next = e_step(unit.conv1(features).flatten(2), mu)
-    z, z_next, mu, before = (tensor[0].detach().cpu().double() for tensor in (z, z_next, mu, before))
+    unit = copy.copy(net.head)  # shares weights and bases; only its number of iterations is another
+    T, seen = unit.iterations, {0: (net.head.mu, net.head.mu)}
+    for unit.T in range(max(1, T - 1), T + 2):
+        unit.T_eval = unit.T
+        seen[unit.T] = unit.attend(features)
+    tensors = (*seen[T], seen[T + 1][0], seen[T - 1][1])
+    z, mu, z_next, before = (tensor[0].detach().cpu().double() for tensor in tensors)
     return Look(z, z_next, mu, before, (features.shape[-2], features.shape[-1]))
-
-
-# --- responsibilities -------------------------------------------------------------------------------------------------
 
 
 def relative_entropy(z: Float[Tensor, "n k"]) -> float:
@@ -85,9 +80,6 @@ def effective_bases(shares: Float[Tensor, " k"]) -> float:
 def dead_bases(shares: Float[Tensor, " k"]) -> int:
     """Number of bases whose share is below a tenth of ``1 / k``; a share that is no number counts as dead."""
     return int((~(shares >= DEAD_SHARE / len(shares))).sum())
-
-
-# --- bases ------------------------------------------------------------------------------------------------------------
 
 
 def cosines(mu: Float[Tensor, "c k"]) -> Float[Tensor, "k k"]:

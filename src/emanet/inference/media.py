@@ -1,14 +1,15 @@
-"""A user's pictures in and ours out: files of any kind to 8-bit RGB, videos frame by frame, atomic writing.
+"""A user's pictures in and ours out: files of any kind to 8-bit RGB, and videos frame by frame.
 
 Other than a benchmark's images (:mod:`emanet.data.reading`), these are shown upright: EXIF orientation is applied.
 """
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, NamedTuple, Self
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -16,10 +17,10 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from emanet.common.errors import ConfigError, EMANetError
+from emanet.common.visual import Pixels
 from emanet.data.reading import IMAGE_SUFFIXES
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
-Pixels = UInt8[np.ndarray, "h w 3"]
 
 
 class MediaError(EMANetError):
@@ -41,6 +42,8 @@ class Source(NamedTuple):
 def find_sources(given: str, *, leave_out: Path | None = None) -> list[Source]:
     """The files that a path, a folder (with its subfolders) or a pattern such as ``photos/**/*.jpg`` stands for.
 
+    Of files that would share a name (a.jpg, a.png), the names keep the endings.
+
     Args:
         given: what the user typed.
         leave_out: a folder whose files are not taken: that of earlier results.
@@ -49,28 +52,22 @@ def find_sources(given: str, *, leave_out: Path | None = None) -> list[Source]:
         ConfigError: if there are none.
     """
     path = Path(given).expanduser()
+    root, suffixes = path, (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
     if path.is_dir():
-        root, suffixes = path, (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
-    elif path.is_file():
-        root, files = path.parent, [path]
     else:
-        files = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
+        found = [path] if path.is_file() else map(Path, glob.glob(str(path), recursive=True))
+        files = sorted(file for file in found if file.is_file())
         root = Path(os.path.commonpath([file.parent for file in files])) if files else path
     if leave_out is not None:
         files = [file for file in files if not file.resolve().is_relative_to(leave_out.resolve())]
     if not files:
         raise ConfigError(f"input={given}: no picture or video there; give a file, a folder or a pattern in quotes")
-    return name_sources(files, root)
-
-
-def name_sources(files: list[Path], root: Path) -> list[Source]:
-    """Name files by their paths without ending; those that would share a name (a.jpg, a.png) keep their endings."""
-    relative = [file.relative_to(root) for file in files]
-    stems = [str(path.with_suffix("")) for path in relative]
+    stems = [file.relative_to(root).with_suffix("") for file in files]
+    times = Counter(stems)
     return [
-        Source(file, stem if stems.count(stem) == 1 else str(path))
-        for file, path, stem in zip(files, relative, stems, strict=True)
+        Source(file, str(stem if times[stem] == 1 else file.relative_to(root)))
+        for file, stem in zip(files, stems, strict=True)
     ]
 
 
@@ -117,7 +114,11 @@ def to_eight_bits(values: np.ndarray) -> np.ndarray:
 
 
 class Video:
-    """The frames of a video as RGB, one after the other."""
+    """The frames of a video as RGB, one after the other.
+
+    Raises:
+        MediaError: if it cannot be opened, or, at its end, if there was not a single frame.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -128,63 +129,40 @@ class Video:
         self.frames = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))  #: as its header says; 0 if it does not
 
     def __iter__(self) -> Iterator[Pixels]:
-        """Read to the end.
-
-        Raises:
-            MediaError: if there is not a single frame.
-        """
-        count = 0
-        while True:
-            there, frame = self._capture.read()
-            if not there:
-                break
-            count += 1
-            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
-        self._capture.release()
-        if not count:
+        """Read to the end."""
+        there, frame = self._capture.read()
+        if not there:
             raise MediaError(f"{self.path}: a video without frames, or broken")
+        while there:
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+            there, frame = self._capture.read()
+        self._capture.release()
 
 
-class VideoWriter:
-    """Write RGB frames of one size to an MP4 file, which appears when it is complete."""
+@contextmanager
+def video_writer(path: Path, rate: float) -> Iterator[Callable[[Pixels], None]]:
+    """Give what adds an RGB frame to an MP4 file, which appears when it is complete; without a frame there is none.
 
-    def __init__(self, path: Path, rate: float) -> None:
-        self.path, self.rate = path, rate
-        self._temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
-        self._writer: cv2.VideoWriter | None = None
+    All frames are of one size; odd sides lose their last pixel, as the format has colors for every second one only.
+    """
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")  # OpenCV goes by the ending
+    writers: list[cv2.VideoWriter] = []
 
-    def write(self, frame: Pixels) -> None:
-        """Add a frame; odd sides lose their last pixel, as the format has colors for every second one only."""
+    def write(frame: Pixels) -> None:
         height, width = (side - side % 2 for side in frame.shape[:2])
-        if self._writer is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not writers:
+            path.parent.mkdir(parents=True, exist_ok=True)
             codec = cv2.VideoWriter.fourcc(*"mp4v")
-            self._writer = cv2.VideoWriter(str(self._temporary), codec, self.rate, (width, height))
-            if not self._writer.isOpened():
-                raise MediaError(f"{self.path}: this OpenCV cannot write MP4 videos")
-        self._writer.write(cv2.cvtColor(frame[:height, :width], cv2.COLOR_RGB2BGR))
+            writers.append(cv2.VideoWriter(str(temporary), codec, rate, (width, height)))
+            if not writers[0].isOpened():
+                raise MediaError(f"{path}: this OpenCV cannot write MP4 videos")
+        writers[0].write(cv2.cvtColor(frame[:height, :width], cv2.COLOR_RGB2BGR))
 
-    def __enter__(self) -> Self:
-        """Begin."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: TracebackType | None) -> None:
-        """Complete the file, or remove what there is of it."""
-        if self._writer is not None:
-            self._writer.release()
-            if kind is None:
-                self._temporary.replace(self.path)
-        self._temporary.unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Let ``write`` fill a file that appears under its name only when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            write(file)
-        temporary.replace(path)
+        yield write
+        for writer in writers:
+            writer.release()
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from emanet.checkpoints.restore import restore
 from emanet.common.errors import ConfigError
+from emanet.common.visual import Pixels
 from emanet.data.transforms import Normalize
 from emanet.inference.attention import base_maps
-from emanet.inference.media import Pixels, read_picture, to_rgb
+from emanet.inference.media import read_picture, to_rgb
 from emanet.inference.views import PLAIN, Inference
 
 Picture = str | Path | Image.Image | Pixels
@@ -104,7 +105,11 @@ class Predictor:
             scores, masks = None, self.inference.predict(self.net, batch)
         maps = base_maps(self.net, batch) if attention else None
         return [
-            Prediction(to_array(masks[index].to(torch.uint8)), to_array(scores, index), to_array(maps, index))
+            Prediction(
+                masks[index].to(torch.uint8).cpu().numpy(),
+                None if scores is None else scores[index].cpu().numpy(),
+                None if maps is None else maps[index].cpu().numpy(),
+            )
             for index in range(len(images))
         ]
 
@@ -126,13 +131,6 @@ def as_pixels(image: Picture) -> Pixels:
     if isinstance(image, str | Path):
         return read_picture(Path(image).expanduser())
     return to_rgb(image) if isinstance(image, Image.Image) else image
-
-
-def to_array(values: Tensor | None, index: int | None = None) -> Any:
-    """A tensor, or one item of it, on the host."""
-    if values is None:
-        return None
-    return (values if index is None else values[index]).cpu().numpy()
 
 
 def pick_device(name: str) -> torch.device:

@@ -7,12 +7,13 @@ labelIds per image. ADE20K (SceneParsing 150): a .zip with ``<image>.png``, gray
 
 import io
 import os
-import shutil
 import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -20,7 +21,9 @@ from PIL import Image, UnidentifiedImageError
 
 from emanet.common.errors import ConfigError, EMANetError
 from emanet.data.datasets import ade20k, cityscapes, voc
-from emanet.inference.media import Source, index_png, write_atomically
+from emanet.inference.media import Source, index_png
+
+MOST = 20  #: complaints that a message shows
 
 
 class SubmissionError(EMANetError):
@@ -37,14 +40,13 @@ class Format:
     values: tuple[int, ...]  #: pixel value of each class
     palette: UInt8[np.ndarray, "classes 3"] | None = None
 
-    def picture(self, mask: UInt8[np.ndarray, "h w"]) -> Image.Image:
-        """A mask of classes as the server reads it.
+    @property
+    def is_zip(self) -> bool:
+        """Whether the archive is a .zip; else it is a .tar.gz."""
+        return self.archive.endswith(".zip")
 
-        Raises:
-            SubmissionError: for a class that the benchmark does not have.
-        """
-        if mask.max() >= len(self.values):
-            raise SubmissionError(f"class {mask.max()} in a benchmark of {len(self.values)} classes")
+    def picture(self, mask: UInt8[np.ndarray, "h w"]) -> Image.Image:
+        """A mask of classes as the server reads it."""
         raw = np.array(self.values, np.uint8)[mask]
         return Image.fromarray(raw) if self.palette is None else index_png(raw, self.palette)
 
@@ -92,7 +94,7 @@ def image_sizes(sources: Iterable[Source]) -> dict[str, tuple[int, int]]:
 
 
 class SubmissionWriter:
-    """Collects predictions in a folder beside the archive, which appears when it is complete and checked.
+    """Packs predictions into an archive, which appears under its name when it is complete and checked.
 
     Args:
         folder: where the archive goes.
@@ -103,47 +105,44 @@ class SubmissionWriter:
     def __init__(self, folder: Path, form: Format, sizes: Mapping[str, tuple[int, int]]) -> None:
         self.form, self.sizes = form, dict(sizes)
         self.path = folder / form.archive
-        self._staging = folder / f".{form.archive}.{os.getpid()}"
+        self._temporary = folder / f".{os.getpid()}.{form.archive}"  # the ending says how it is packed
+
+    @cached_property
+    def _archive(self) -> Any:
+        """The archive, begun when it is first needed."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return zipfile.ZipFile(self._temporary, "w") if self.form.is_zip else tarfile.open(self._temporary, "w:gz")
 
     def add(self, name: str, mask: UInt8[np.ndarray, "h w"]) -> None:
         """Take the prediction of one image."""
-        picture = self.form.picture(mask)
-        write_atomically(self._staging / self.form.folder / f"{name}.png", lambda file: picture.save(file, "PNG"))
+        buffer = io.BytesIO()
+        self.form.picture(mask).save(buffer, "PNG")
+        member = tarfile.TarInfo(str(PurePosixPath(self.form.folder, f"{name}.png")))
+        member.size = buffer.tell()
+        if self.form.is_zip:
+            self._archive.writestr(member.name, buffer.getvalue())  # PNGs are compressed already
+        else:
+            self._archive.addfile(member, io.BytesIO(buffer.getvalue()))
 
     def finish(self) -> Path:
-        """Pack, check, and give the archive its name.
+        """Check the archive, and give it its name.
 
         Raises:
             SubmissionError: if the server would refuse it; nothing appears then, and what was there stays.
         """
-        # A name with the right ending, so that the check reads it as the server does.
-        temporary = self._staging.with_name(f"{self._staging.name}.{self.form.archive}")
         try:
-            self._staging.mkdir(parents=True, exist_ok=True)
-            pack(self._staging, temporary)
-            check_submission(temporary, self.form, self.sizes)
-            temporary.replace(self.path)
+            self._archive.close()
+            check_submission(self._temporary, self.form, self.sizes)
+            self._temporary.replace(self.path)
         finally:
-            temporary.unlink(missing_ok=True)
             self.discard()
         return self.path
 
     def discard(self) -> None:
-        """Remove what was collected."""
-        shutil.rmtree(self._staging, ignore_errors=True)
-
-
-def pack(folder: Path, archive: Path) -> None:
-    """Write the files below a folder to a .tar.gz or .zip, in order of name."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    if archive.suffix == ".zip":
-        with zipfile.ZipFile(archive, "w") as zipped:  # PNGs are compressed already
-            for file in files:
-                zipped.write(file, file.relative_to(folder))
-        return
-    with tarfile.open(archive, "w:gz") as tar:
-        for file in files:
-            tar.add(file, str(file.relative_to(folder)))
+        """Remove what is not finished."""
+        if self._temporary.exists():
+            self._archive.close()
+            self._temporary.unlink()
 
 
 def check_submission(archive: Path, form: Format, sizes: Mapping[str, tuple[int, int]]) -> None:
@@ -172,9 +171,8 @@ def check_submission(archive: Path, form: Format, sizes: Mapping[str, tuple[int,
         seen.add(path.stem)
     complaints.extend(f"{name}.png: missing" for name in sorted(sizes.keys() - seen))
     if complaints:
-        shown = "".join(f"\n  {complaint}" for complaint in complaints[:20])
-        more = f"\n  and {len(complaints) - 20} more" if len(complaints) > 20 else ""
-        raise SubmissionError(f"the server would refuse {archive.name}:{shown}{more}")
+        more = [f"and {len(complaints) - MOST} more"] if len(complaints) > MOST else []
+        raise SubmissionError("\n  ".join([f"the server would refuse {archive.name}:", *complaints[:MOST], *more]))
 
 
 def members(archive: Path) -> Iterator[tuple[str, bytes]]:
@@ -186,15 +184,12 @@ def members(archive: Path) -> Iterator[tuple[str, bytes]]:
     try:
         if archive.suffix == ".zip":
             with zipfile.ZipFile(archive) as zipped:
-                for info in zipped.infolist():
-                    if not info.is_dir():
-                        yield info.filename, zipped.read(info)
+                yield from ((info.filename, zipped.read(info)) for info in zipped.infolist() if not info.is_dir())
             return
         with tarfile.open(archive, "r:gz") as tar:
             for entry in tar:
                 if not entry.isdir():
-                    content = tar.extractfile(entry)
-                    yield entry.name, content.read() if content else b""
+                    yield entry.name, (tar.extractfile(entry) or io.BytesIO()).read()
     except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
         raise SubmissionError(f"{archive.name} cannot be read: {error}") from error
 

@@ -5,7 +5,7 @@ maximum is merged into a running one of a single value per pixel. It takes anoth
 for channels-last logits: those are cut into rows in place of classes, where input rows fall onto output rows.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
 import torch
@@ -55,46 +55,27 @@ def upsampled(logits: Tensor, size: Sequence[int], align_corners: bool) -> Tenso
 
 
 def argmax_by_classes(logits_low: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
-    """Merge the maxima of blocks of classes, several runs of which are computed at once."""
+    """Take blocks of classes one after the other, several runs of which at once, and keep the largest logit so far."""
     blocks = class_blocks(logits_low, size)
     firsts = [0, *accumulate(block.shape[1] for block in blocks)]
     runs = min(torch.get_num_threads(), len(blocks))
     cuts = [len(blocks) * run // runs for run in range(runs + 1)]
 
     def best_of_run(run: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        return best_of((firsts[k], upsampled(blocks[k], size, align_corners)) for k in range(*run))
+        # Class by class: a maximum along an axis that is not the last is slow on a CPU.
+        classes = (values for k in range(*run) for values in upsampled(blocks[k], size, align_corners).unbind(1))
+        best = next(classes).clone()
+        arg = torch.full_like(best, firsts[run[0]], dtype=torch.int16)
+        for label, values in enumerate(classes, start=firsts[run[0]] + 1):
+            arg.masked_fill_(values > best, label)
+            torch.maximum(best, values, out=best)
+        return best, arg
 
-    best, arg = merged(in_parallel(best_of_run, list(pairwise(cuts)), device=logits_low.device))
+    found = in_parallel(best_of_run, list(pairwise(cuts)), device=logits_low.device)
+    best, arg = (torch.stack(parts) for parts in zip(*found, strict=True))
     if best.isnan().any():  # argmax takes NaN for the largest
         return upsampled(logits_low, size, align_corners).argmax(1)
-    return arg.long()
-
-
-def best_of(blocks: Iterable[tuple[int, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Largest logit of some classes, and which class it is; from the first class and the logits of each block."""
-
-    def parts() -> Iterator[tuple[Tensor, Tensor | int]]:
-        for first, logits in blocks:
-            if logits.device.type == "cpu":  # one by one: a maximum along an axis that is not the last is slow there
-                yield from ((values, first + i) for i, values in enumerate(logits.unbind(1)))
-            else:
-                values, index = logits.max(1)
-                yield values, index + first
-
-    return merged(parts())
-
-
-def merged(parts: Iterable[tuple[Tensor, Tensor | int]]) -> tuple[Tensor, Tensor]:
-    """Largest of the values (b, height, width), of equal ones the first, and what stands beside it."""
-    iterator = iter(parts)
-    values, index = next(iterator)
-    best = values.clone()
-    arg = index if isinstance(index, Tensor) else torch.full_like(values, index, dtype=torch.int16)
-    for values, index in iterator:
-        better = values > best
-        arg = arg.masked_fill_(better, index) if isinstance(index, int) else torch.where(better, index, arg)
-        torch.maximum(best, values, out=best)
-    return best, arg
+    return arg.gather(0, best.argmax(0, keepdim=True))[0].long()
 
 
 def argmax_by_rows(logits_low: Tensor, size: Sequence[int]) -> Tensor:

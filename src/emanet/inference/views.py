@@ -1,8 +1,12 @@
-"""Inference: whole images as the authors test, several scales, flip, sliding window. One code for all who predict."""
+"""Inference: whole images as the authors test, several scales, flip, sliding window. One code for all who predict.
+
+Of a network it needs ``net(image, low=True)``, the logits before they are upsampled, ``net.align_corners`` of that
+bilinear upsampling, and ``net.output_stride``, input pixels per feature; ``net(image)`` is at the image's size.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,27 +25,8 @@ def pad_to_stride(image: Float[Tensor, "b 3 h w"], stride: int) -> Float[Tensor,
     return F.pad(image, (0, (1 - width) % stride, 0, (1 - height) % stride))
 
 
-@runtime_checkable
-class SegmentationNet(Protocol):
-    """What inference needs of a network."""
-
-    @property
-    def output_stride(self) -> int:
-        """Input pixels per feature."""
-
-    def __call__(self, image: Tensor, /) -> Tensor:
-        """Logits at the size of the image."""
-
-
-@runtime_checkable
-class LowResolutionNet(SegmentationNet, Protocol):
-    """A network that also gives its logits before they are upsampled, bilinearly: ``net(image, low=True)``."""
-
-    align_corners: bool
-
-
 @torch.no_grad()
-def predict_logits(net: SegmentationNet, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b classes h w"]:
+def predict_logits(net: Any, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b classes h w"]:
     """Logits of whole images at their own size, never resized; images of one size only, since padding enters the EM."""
     height, width = image.shape[-2:]
     return net(pad_to_stride(image, net.output_stride))[..., :height, :width]
@@ -49,7 +34,7 @@ def predict_logits(net: SegmentationNet, image: Float[Tensor, "b 3 h w"]) -> Flo
 
 @torch.no_grad()
 def predict_classes(net: Any, image: Float[Tensor, "b 3 h w"]) -> Int[Tensor, "b h w"]:
-    """``predict_logits(net, image).argmax(1)`` of a :class:`LowResolutionNet`, without logits at the images' size."""
+    """``predict_logits(net, image).argmax(1)``, without logits of all classes at the images' size."""
     height, width = image.shape[-2:]
     padded = pad_to_stride(image, net.output_stride)
     classes = upsampled_argmax(net(padded, low=True), padded.shape[-2:], align_corners=net.align_corners)
@@ -58,19 +43,18 @@ def predict_classes(net: Any, image: Float[Tensor, "b 3 h w"]) -> Int[Tensor, "b
 
 @torch.no_grad()
 def predict_resized(net: Any, image: Float[Tensor, "b 3 h w"], size: Sequence[int]) -> Float[Tensor, "b classes H W"]:
-    """:func:`predict_logits` of a :class:`LowResolutionNet`, resized; a few classes at a time at the images' size."""
+    """:func:`predict_logits`, resized, in float32 at least; a few classes at a time at the images' size."""
     height, width = image.shape[-2:]
     padded = pad_to_stride(image, net.output_stride)
     logits_low, inner = net(padded, low=True), padded.shape[-2:]
-    dtype = torch.promote_types(logits_low.dtype, torch.float32)
 
     def resized(block: Tensor) -> Tensor:
-        return resize(upsampled(block, inner, net.align_corners)[..., :height, :width].to(dtype), size)
+        return resize(at_least_float32(upsampled(block, inner, net.align_corners)[..., :height, :width]), size)
 
     blocks = class_blocks(logits_low, inner, size)
     if len(blocks) == 1:
         return resized(logits_low)
-    logits = logits_low.new_empty(*logits_low.shape[:2], *size, dtype=dtype)
+    logits = at_least_float32(logits_low.new_empty(*logits_low.shape[:2], *size))
     for part, block in zip(logits.tensor_split(len(blocks), dim=1), blocks, strict=True):
         part.copy_(resized(block))
     return logits
@@ -113,70 +97,59 @@ class Inference:
         """Whether there is one view, at the image's own size, so that nothing is averaged over views."""
         return tuple(self.scales) == (1.0,) and not self.flip
 
-    def predict(self, net: SegmentationNet, image: Float[Tensor, "b 3 h w"]) -> Int[Tensor, "b h w"]:
+    def predict(self, net: Any, image: Float[Tensor, "b 3 h w"]) -> Int[Tensor, "b h w"]:
         """Most probable class of each pixel."""
-        if self.is_plain:  # of the logits: rounding in the softmax may turn a near tie
-            if self._in_blocks(net, image):
-                return predict_classes(net, image)
-            return self.logits(net, image).argmax(1)
-        return self.probabilities(net, image).argmax(1)
+        if not self.is_plain:
+            return self.probabilities(net, image).argmax(1)
+        # A single look is compared by its logits: rounding in the softmax may turn a near tie.
+        return self.windowed(net, image).argmax(1) if self.slides(image) else predict_classes(net, image)
 
     @torch.no_grad()
-    def probabilities(self, net: SegmentationNet, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b classes h w"]:
+    def probabilities(self, net: Any, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b classes h w"]:
         """Class probabilities, averaged over scales and flip; in float32 at least."""
         if self.is_plain:
-            return self._view(net, image, 1.0)
-        mean: Tensor | None = None
+            return self.view(net, image, 1.0)
+        total: Any = 0
         for scale in self.scales:
-            view = self._view(net, image, scale)
+            view = self.view(net, image, scale)
             if self.flip:  # summed in pairs: a mirrored image then gives the mirrored result to the last bit
-                view += self._view(net, image.flip(-1), scale).flip(-1)
-            mean = view if mean is None else mean.add_(view)
+                view += self.view(net, image.flip(-1), scale).flip(-1)
+            total += view
             del view  # before the next one is made
-        assert mean is not None
-        return mean.div_(len(self.scales) * (1 + self.flip))
+        return total.div_(len(self.scales) * (1 + self.flip))
 
-    def _view(self, net: SegmentationNet, image: Float[Tensor, "b 3 h w"], scale: float) -> Tensor:
+    def view(self, net: Any, image: Float[Tensor, "b 3 h w"], scale: float) -> Float[Tensor, "b classes h w"]:
         """Probabilities at the image's size from a look at one scale."""
         size = image.shape[-2:]
         scaled = resize(image, [max(1, int(side * scale)) for side in size])  # rounded down, as in training
-        if self._in_blocks(net, scaled):
-            return predict_resized(net, scaled, size).softmax(1)
-        logits = self.logits(net, scaled)
-        logits = resize(logits.to(torch.promote_types(logits.dtype, torch.float32)), size)
-        return logits.softmax(1)
+        if self.slides(scaled):
+            return resize(self.windowed(net, scaled), size).softmax(1)
+        return predict_resized(net, scaled, size).softmax(1)
 
-    def _in_blocks(self, net: SegmentationNet, image: Tensor) -> bool:
-        """Whether the logits of one look at all of this image need not be held at its size."""
-        return not self._slides(image) and isinstance(net, LowResolutionNet)
-
-    def _slides(self, image: Tensor) -> bool:
+    def slides(self, image: Tensor) -> bool:
+        """Whether the image is larger than a window."""
         return self.window is not None and max(image.shape[-2:]) > self.window
 
     @torch.no_grad()
-    def logits(self, net: SegmentationNet, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b classes h w"]:
-        """Logits of one view: the whole image, or the mean over the windows that see a pixel."""
+    def windowed(self, net: Any, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b classes h w"]:
+        """Mean logits of the windows that see a pixel, in float32 at least."""
         height, width = image.shape[-2:]
-        if not self._slides(image):
-            return predict_logits(net, image)
-        total: Tensor | None = None
+        total: Any = None
         count = image.new_zeros(height, width)
         for rows, columns in self.windows(height, width):
             logits = predict_logits(net, image[..., rows, columns])
-            if total is None:
-                total = logits.new_zeros(*logits.shape[:2], height, width)
+            total = logits.new_zeros(*logits.shape[:2], height, width) if total is None else total
             total[..., rows, columns] += logits
             count[rows, columns] += 1
-        assert total is not None
-        return total.div_(count)
+        return at_least_float32(total.div_(count))
 
     def windows(self, height: int, width: int) -> Iterator[tuple[slice, slice]]:
         """Rows and columns of each window; the last ones end at the border instead of reaching over it."""
-        assert self.window is not None
-        stride = self.stride or max(1, self.window * 2 // 3)
-        for top in window_starts(height, self.window, stride):
-            for left in window_starts(width, self.window, stride):
-                yield slice(top, min(top + self.window, height)), slice(left, min(left + self.window, width))
+        window = self.window or max(height, width)
+        stride = self.stride or max(1, window * 2 // 3)
+        for top in window_starts(height, window, stride):
+            for left in window_starts(width, window, stride):
+                yield slice(top, min(top + window, height)), slice(left, min(left + window, width))
 
 
 def window_starts(side: int, window: int, stride: int) -> list[int]:
@@ -190,6 +163,11 @@ def resize(values: Float[Tensor, "b c h w"], size: Sequence[int]) -> Float[Tenso
     if values.shape[-2:] == tuple(size):
         return values
     return F.interpolate(values, size=tuple(size), mode="bilinear", align_corners=True)
+
+
+def at_least_float32(logits: Tensor) -> Tensor:
+    """Logits in a precision in which they may be interpolated again and summed."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 PLAIN = Inference()  #: one look at the whole image

@@ -17,13 +17,14 @@ class TinyNet(nn.Module):
     """Logits that depend on the neighborhood and on the whole image, so that padding, windows and scales all show."""
 
     output_stride = 8
+    align_corners = True
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, CLASSES, 5, padding=2)
         self.calls: list[tuple[int, ...]] = []
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, low: bool = False) -> Tensor:  # both at the size of the image
         self.calls.append(tuple(image.shape))
         return self.conv(image) * 3 + self.conv(image).mean((2, 3), keepdim=True)
 
@@ -68,7 +69,7 @@ def test_plain_prediction_does_not_go_through_the_rounding_of_the_softmax():
     assert probabilities[0] == probabilities[1]
 
     class Constant(TinyNet):
-        def forward(self, image: Tensor) -> Tensor:
+        def forward(self, image: Tensor, low: bool = False) -> Tensor:
             return logits.view(1, 3, 1, 1).expand(-1, -1, *image.shape[-2:])
 
     assert PLAIN.predict(Constant(), torch.zeros(1, 3, 9, 9)).unique().tolist() == [1]
@@ -124,14 +125,14 @@ def test_overlapping_windows_average_their_logits(net, image):
             total[..., rows, columns] += net(padded).detach().numpy()[..., :20, :20]
             count[rows, columns] += 1
     assert count.min() >= 1
-    got = Inference(window=20, stride=12).logits(net, image)
+    got = Inference(window=20, stride=12).windowed(net, image)
     np.testing.assert_allclose(got.numpy(), total / count, rtol=1e-12, atol=1e-14)
 
 
 def test_windows_of_a_network_without_a_wide_view_change_nothing(image):
     local = nn.Conv2d(3, CLASSES, 1).double()
     local.output_stride = 8
-    got = Inference(window=16, stride=5).logits(local, image)
+    got = Inference(window=16, stride=5).windowed(local, image)
     torch.testing.assert_close(got, predict_logits(local, image))
 
 
@@ -158,9 +159,9 @@ def test_views_are_summed_as_they_come_and_never_kept(image):
     alive: list[weakref.ref] = []
 
     class Watched(TinyNet):
-        def forward(self, image: Tensor) -> Tensor:
+        def forward(self, image: Tensor, low: bool = False) -> Tensor:
             assert not [ref for ref in alive if ref() is not None]
-            logits = super().forward(image)
+            logits = super().forward(image, low)
             alive.append(weakref.ref(logits))
             return logits
 
@@ -224,31 +225,23 @@ class LowNet(nn.Module):
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("align_corners", [True, False])
-@pytest.mark.parametrize("options", [{}, {"scales": MULTI, "flip": True}, {"window": 500}])
-def test_upsampling_in_blocks_changes_no_bit(options: dict, align_corners: bool, channels_last: bool):
+@pytest.mark.parametrize("window", [None, 500, 65])
+def test_upsampling_in_blocks_changes_no_bit(window: int | None, align_corners: bool, channels_last: bool):
+    """Against the same formulas on logits that the network has upsampled at once."""
     net = LowNet(classes=9, align_corners=align_corners, channels_last=channels_last).eval()
     image = torch.randn(2, 3, 137, 180)
-    look = Inference(**options)
+    once, views = Inference(window=window), Inference(scales=MULTI, flip=True, window=window)
 
-    class Whole:
-        """Does not give its logits before they are upsampled."""
+    def at_once(image: Tensor) -> Tensor:
+        return once.windowed(net, image) if once.slides(image) else predict_logits(net, image)
 
-        output_stride = 8
+    def look(image: Tensor, scale: float) -> Tensor:
+        scaled = resize(image, [int(side * scale) for side in image.shape[-2:]])
+        return resize(at_once(scaled), image.shape[-2:]).softmax(1)
 
-        def __call__(self, image: Tensor) -> Tensor:
-            return net(image)
-
-    whole = Whole()
-    expected = look.predict(whole, image), look.probabilities(whole, image)
-    assert not any(net.lows)
+    total = sum(look(image, scale) + look(image.flip(-1), scale).flip(-1) for scale in MULTI)
+    expected = at_once(image).argmax(1), at_once(image).softmax(1), total / 6
     net.lows.clear()
-    assert torch.equal(look.predict(net, image), expected[0])
-    assert torch.equal(look.probabilities(net, image), expected[1])
-    assert all(net.lows)
-
-
-def test_windows_and_networks_without_low_resolution_logits_are_upsampled_as_they_were(net, image):
-    low = LowNet(classes=9, align_corners=True, channels_last=False).eval()
-    Inference(window=17).predict(low, torch.randn(1, 3, 40, 40))
-    assert not any(low.lows)
-    assert torch.equal(PLAIN.predict(net, image), predict_logits(net, image).argmax(1))
+    got = once.predict(net, image), once.probabilities(net, image), views.probabilities(net, image)
+    assert all(map(torch.equal, got, expected))
+    assert set(net.lows) == {window != 65}, "windows alone need logits at full size, to average them"

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from emanet.inference import upsampling
-from emanet.inference.upsampling import class_blocks, merged, rows_per_input_row, upsampled_argmax
+from emanet.inference.upsampling import class_blocks, rows_per_input_row, upsampled_argmax
 from emanet.studies.complexity import LiveMemory
 
 LOW = (13, 17)
@@ -69,16 +69,6 @@ def test_autocast_and_the_number_of_threads_change_nothing(channels_last: bool):
         for threads in (1, 2):
             torch.set_num_threads(threads)
             assert torch.equal(upsampled_argmax(low, (97, 129), align_corners=True), expected)
-
-
-def test_maxima_of_whole_blocks_merge_to_the_same_decisions():
-    """As on an accelerator, where blocks are large and each has its own maximum and class."""
-    low = logits(59, torch.float32, channels_last=False, ties=True)
-    full = at_once(low, (97, 129), False)
-    parts = [block.max(1) for block in full.split(16, dim=1)]
-    best, arg = merged((values, index + 16 * i) for i, (values, index) in enumerate(parts))
-    assert torch.equal(arg, full.argmax(1))
-    assert torch.equal(best, full.amax(1))
 
 
 def test_few_channels_last_logits_are_taken_at_once(monkeypatch: pytest.MonkeyPatch):
