@@ -100,6 +100,7 @@ class Zygote:
 def become(argv: list[str], cwd: str, output: str, patch: str) -> None:
     """Turn this process into a run of a script."""
     os.environ.pop("PYTHONPATH", None)
+    multiprocessing.set_start_method("fork", force=True)  # as in a process that a user starts, for workers of loaders
     log = os.open(output, os.O_WRONLY | os.O_CREAT)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (log, 1), (log, 2)):
