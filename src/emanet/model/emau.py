@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from emanet.common.checks import at_least_one, one_of, share
+from emanet.model.projection import Projection, weighted_sums
 
 Norm = Literal["l2", "layer", "none"]
 Maintenance = Literal["moving_average", "backprop", "none"]
@@ -20,20 +21,28 @@ Gradient = Literal["none", "last", "full"]
 EPS = 1e-6  # added to the weights and the norms, as the authors' code does (not a lower bound)
 
 
-def e_step(x: Float[Tensor, "b c n"], mu: Float[Tensor, "b c k"]) -> Float[Tensor, "b n k"]:
+def e_step(
+    x: Float[Tensor, "b c n"], mu: Float[Tensor, "b c k"], projection: Projection | None = None
+) -> Float[Tensor, "b n k"]:
     """Assign pixels to bases, the paper's "responsibility estimation": ``z = softmax_k(x^T mu)``, rows sum to 1."""
-    return torch.softmax(x.transpose(1, 2) @ mu, dim=2)
+    similarity = projection.similarity(x, mu) if projection else x.transpose(1, 2) @ mu
+    return torch.softmax(similarity, dim=2)
 
 
-def m_step(x: Float[Tensor, "b c n"], z: Float[Tensor, "b n k"], norm: Norm = "l2") -> Float[Tensor, "b c k"]:
+def m_step(
+    x: Float[Tensor, "b c n"], z: Float[Tensor, "b n k"], norm: Norm = "l2", projection: Projection | None = None
+) -> Float[Tensor, "b c k"]:
     """Re-estimate the bases, the paper's "likelihood maximization": means weighted by ``z``, then normalized."""
     weights = z / (EPS + z.sum(dim=1, keepdim=True))
-    return normalize(x @ weights, norm)
+    return normalize(weighted_sums(x, weights, projection), norm)
 
 
 def reconstruct(z: Float[Tensor, "b n k"], mu: Float[Tensor, "b c k"]) -> Float[Tensor, "b c n"]:
-    """Every pixel from the bases, the paper's "data re-estimation": ``mu z^T``, of rank at most K."""
-    return mu @ z.transpose(1, 2)
+    """Every pixel from the bases, the paper's "data re-estimation": ``mu z^T``, of rank at most K.
+
+    Computed with the channels of a pixel side by side in memory, in which the convolution that follows is fastest.
+    """
+    return (z @ mu.transpose(1, 2)).transpose(1, 2)
 
 
 def normalize(mu: Float[Tensor, "b c k"], norm: Norm = "l2") -> Float[Tensor, "b c k"]:
@@ -56,18 +65,20 @@ def expectation_maximization(
     T: int = 3,
     norm: Norm = "l2",
     gradient: Gradient = "none",
+    projection: Projection | None = None,
 ) -> tuple[Float[Tensor, "b n k"], Float[Tensor, "b c k"]]:
     """Run T rounds of E-step and M-step from the bases ``mu``; return the last ``z`` and the last ``mu``.
 
     The last ``z`` comes from the bases *before* the last M-step (FACTS 1.2). ``gradient`` says through which rounds
-    autograd sees: ``none``, only the ``last`` one, or all of them (``full``).
+    autograd sees: ``none``, only the ``last`` one, or all of them (``full``). With a ``projection``, the pixels are
+    ``W x + b``.
     """
     z = x.new_empty(0)
     for t in range(T):
         visible = gradient == "full" or (gradient == "last" and t == T - 1)
         with torch.set_grad_enabled(visible and torch.is_grad_enabled()):
-            z = e_step(x, mu)
-            mu = m_step(x, z, norm)
+            z = e_step(x, mu, projection)
+            mu = m_step(x, z, norm, projection)
     return z, mu
 
 
@@ -150,21 +161,30 @@ class EMAU(nn.Module):
         return self.T if self.training or self.T_eval is None else self.T_eval
 
     def attend(self, x: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b n k"], Float[Tensor, "b c k"]]:
-        """Responsibilities ``z`` and final bases ``mu`` for the input ``x``: conv1, then EM from the stored bases."""
+        """Responsibilities ``z`` and final bases ``mu`` for the input ``x``: conv1, then EM from the stored bases.
+
+        Folding conv1 replaces c * c multiplications for each pixel by as many for each base, twice an iteration.
+        """
         with torch.set_grad_enabled(self.gradient != "none" and torch.is_grad_enabled()):
+            if torch.compiler.is_compiling() or x.shape[2:].numel() > 2 * self.iterations * self.K:
+                projection = Projection(self.conv1.weight.flatten(1), self.conv1.get_parameter("bias")[:, None])
+                return self.run_em(x.flatten(2), projection)
             return self.run_em(self.conv1(x).flatten(2))
 
-    def run_em(self, pixels: Float[Tensor, "b c n"]) -> tuple[Float[Tensor, "b n k"], Float[Tensor, "b c k"]]:
-        """EM from the stored bases."""
-        mu = self.mu.expand(len(pixels), -1, -1)
-        return expectation_maximization(pixels, mu, T=self.iterations, norm=self.norm, gradient=self.gradient)
+    def run_em(
+        self, x: Float[Tensor, "b c n"], projection: Projection | None = None
+    ) -> tuple[Float[Tensor, "b n k"], Float[Tensor, "b c k"]]:
+        """EM from the stored bases over the pixels ``x``, or over what the ``projection`` maps them to."""
+        mu = self.mu.expand(len(x), -1, -1)
+        settings: Any = {"T": self.iterations, "norm": self.norm, "gradient": self.gradient}
+        return expectation_maximization(x, mu, projection=projection, **settings)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c k"]]:
         """Return the attended features and each image's final bases; the stored bases stay as they are."""
         z, mu = self.attend(x)
         with torch.set_grad_enabled(self.gradient != "none" and torch.is_grad_enabled()):
-            y = torch.relu(reconstruct(z, mu)).unflatten(2, x.shape[2:])
-        return torch.relu(x + self.conv2(y)), mu
+            y = torch.relu_(reconstruct(z, mu)).unflatten(2, x.shape[2:])
+        return torch.relu_(self.conv2(y) + x), mu
 
     @torch.no_grad()
     def update_bases(self, mu: Float[Tensor, "b c k"]) -> None:

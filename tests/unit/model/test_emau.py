@@ -193,6 +193,76 @@ def test_forward_leaves_the_input_and_the_stored_bases_bit_equal(training: bool)
     assert torch.equal(x, copy)
 
 
+@pytest.mark.parametrize("gradient", ["none", "last", "full"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_folding_conv1_into_the_bases_equals_computing_it(layout: torch.memory_format, gradient: str):
+    net = unit(gradient=gradient).train().to(memory_format=layout)
+    x = features(height=9, width=11).contiguous(memory_format=layout).requires_grad_()
+    upstream_z, upstream_mu = torch.randn(2, 99, BASES).double(), torch.randn(2, CHANNELS, BASES).double()
+    seen: list[torch.Size] = []
+    net.conv1.register_forward_hook(lambda _module, args, _y: seen.append(args[0].shape))
+    folded, written = net.attend(x), net.run_em(net.conv1(x).flatten(2))
+    assert len(seen) == 1  # what is written out here
+    for got, expected in zip(folded, written, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-14)
+    if gradient != "none":
+        leaves = [x, net.conv1.weight, net.conv1.bias]
+        got, expected = (
+            torch.autograd.grad((z * upstream_z).sum() + (mu * upstream_mu).sum(), leaves)
+            for z, mu in (folded, written)
+        )
+        for a, b in zip(got, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_conv1_is_computed_where_the_pixels_are_fewer_than_the_bases_that_it_would_be_folded_into():
+    net, seen = unit(), []
+    net.conv1.register_forward_hook(lambda _module, args, _y: seen.append(args[0].shape[-1]))
+    for width in (18, 19):  # 2 T K = 18
+        net(features(height=1, width=width))
+    assert seen == [18]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_folding_keeps_the_precision_of_the_paper_s_size(dtype: torch.dtype):
+    torch.manual_seed(3)
+    exact, x = EMAU().double().eval(), torch.randn(1, 512, 33, 33, dtype=torch.float64).relu_()
+    net = EMAU().eval()
+    net.load_state_dict(exact.state_dict())
+    net, x = net.to(dtype), x.to(dtype)
+    _, mu = exact(x.double())
+    folded, written = (
+        (bases.double() - mu).norm() / mu.norm() for bases in (net(x)[1], net.run_em(net.conv1(x).flatten(2))[1])
+    )
+    assert folded < {torch.float32: 2e-6, torch.bfloat16: 0.01}[dtype]
+    assert folded < 2 * written
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # PyTorch's own, at first use
+def test_transforms_of_functions_see_through_the_unit():
+    net, x = unit(), features(batch=3)
+
+    def attended(image: Tensor) -> Tensor:
+        return net(image[None])[0][0]
+
+    single = torch.stack([attended(image) for image in x])
+    torch.testing.assert_close(torch.vmap(attended)(x), single, rtol=1e-12, atol=1e-14)
+    image, direction, step = x[0], torch.randn_like(x[0]), 1e-6
+    _, tangent = torch.func.jvp(attended, (image,), (direction,))
+    difference = (attended(image + step * direction) - attended(image - step * direction)) / (2 * step)
+    torch.testing.assert_close(tangent, difference.detach(), rtol=1e-6, atol=1e-7)  # no_grad hides nothing forward
+
+
+def test_a_hook_on_every_module_keeps_what_it_saw():
+    net, x = unit(), features()
+    kept: list[tuple[Tensor, Tensor]] = []
+    remember = torch.nn.modules.module.register_module_forward_hook
+    with remember(lambda _m, _i, y: kept.append((y, y.clone())) if isinstance(y, Tensor) else None):
+        net(x)
+    assert kept
+    assert all(torch.equal(seen, copy) for seen, copy in kept)
+
+
 def test_T_eval_counts_in_evaluation_only():
     net, x = unit(T=1, T_eval=4), features()
     weights, flat = net.mu.expand(2, -1, -1), net.conv1(x).flatten(2).detach()

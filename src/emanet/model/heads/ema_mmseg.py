@@ -8,6 +8,7 @@ from torch import Tensor
 
 from emanet.common.checks import one_of
 from emanet.model.emau import EMAU, e_step
+from emanet.model.projection import Projection, weighted_sums
 
 Eps = Literal["added", "floor"]
 
@@ -42,14 +43,16 @@ class MMSegEMAU(EMAU):
         self.eps: Any = eps
         self.normalize_mean = normalize_mean
 
-    def run_em(self, pixels: Float[Tensor, "b c n"]) -> tuple[Float[Tensor, "b n k"], Float[Tensor, "b c k"]]:
+    def run_em(
+        self, x: Float[Tensor, "b c n"], projection: Projection | None = None
+    ) -> tuple[Float[Tensor, "b n k"], Float[Tensor, "b c k"]]:
         """EM from the stored bases, with norms bounded from below instead of raised."""
         if self.eps == "added":
-            return super().run_em(pixels)
-        z, mu = pixels.new_empty(0), self.mu.expand(len(pixels), -1, -1)
+            return super().run_em(x, projection)
+        z, mu = x.new_empty(0), self.mu.expand(len(x), -1, -1)
         for _ in range(self.iterations):
-            z = e_step(pixels, mu)
-            mu = F.normalize(pixels @ F.normalize(z, p=1.0, dim=1), dim=1)
+            z = e_step(x, mu, projection)
+            mu = F.normalize(weighted_sums(x, F.normalize(z, p=1.0, dim=1), projection), dim=1)
         return z, mu
 
     def update_bases(self, mu: Float[Tensor, "b c k"]) -> None:
