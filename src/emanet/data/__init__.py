@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from emanet.data.datasets.coco_stuff import COCOStuff10K, COCOStuff164K
     from emanet.data.datasets.coco_voc import COCOVOC
     from emanet.data.datasets.folder import Folder
+    from emanet.data.datasets.land_cover import LandCover
     from emanet.data.datasets.pascal_context import PascalContext
     from emanet.data.datasets.voc import VOC
     from emanet.data.palettes import spread_palette
@@ -26,6 +27,7 @@ HOMES = {
     "datasets.coco_stuff": ("COCOStuff10K", "COCOStuff164K"),
     "datasets.coco_voc": ("COCOVOC",),
     "datasets.folder": ("Folder",),
+    "datasets.land_cover": ("LandCover",),
     "datasets.pascal_context": ("PascalContext",),
     "datasets.voc": ("VOC",),
     "palettes": ("spread_palette",),

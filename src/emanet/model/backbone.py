@@ -36,6 +36,7 @@ class Backbone(nn.Module):
             entry is not used, as in the authors' code: stride 8 gives dilations 2, 8, 16 (FACTS section 1).
             Other families keep their own dilations.
         pretrained: ``True`` for timm's ImageNet weights, a path for a local file in timm's layout, ``False`` for none.
+        skips: finer strides whose features :meth:`levels` gives as well.
 
     Raises:
         ValueError: for a backbone that is unknown or has no features at this stride.
@@ -51,16 +52,24 @@ class Backbone(nn.Module):
         output_stride: int = 8,
         multi_grid: Sequence[int] | None = (1, 2, 4),
         pretrained: bool | str | Path = False,
+        skips: Sequence[int] = (),
     ) -> None:
         super().__init__()
         place, self.channels, options = find_level(name, output_stride)
         self.name = name
         self.output_stride = output_stride
-        self.body = create_features(name, pretrained=pretrained, out_indices=(place,), **options)
+        finer = find_skips(name, output_stride, skips)
+        self.skip_channels = [channels for _, channels in finer]
+        places = (*(index for index, _ in finer), place)
+        self.body = create_features(name, pretrained=pretrained, out_indices=places, **options)
         self.gives_nhwc = getattr(self.body, "output_fmt", None) == Format.NHWC
         if multi_grid is not None:
             at_least_one(**{f"multi_grid[{i}]": factor for i, factor in enumerate(multi_grid)})
             apply_multi_grid(self.body, output_stride, multi_grid)
+
+    def levels(self, image: Float[Tensor, "b 3 H W"]) -> list[Tensor]:
+        """The features at each of ``skips``, the finest first, and then those at ``output_stride``."""
+        return self.body(image) if self.skip_channels else [self(image)]
 
     def forward(self, image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
         """Features at ``output_stride``."""
@@ -140,6 +149,24 @@ def find_level(name: str, output_stride: int) -> tuple[int, int, dict[str, Any]]
         f"backbone {name!r} {got}, not at output_stride={output_stride}. Choose another stride, or a family that can "
         f"dilate: {DILATING_FAMILIES}"
     )
+
+
+def find_skips(name: str, output_stride: int, skips: Sequence[int]) -> list[tuple[int, int]]:
+    """Place and channels of the features at finer strides, the finest first.
+
+    Raises:
+        ValueError: for a stride that the backbone has no such features at; names those that there are.
+    """
+    if not skips:
+        return []
+    _, _, options = find_level(name, output_stride)
+    with torch.device("meta"):
+        body: Any = timm.create_model(name, features_only=True, **options)
+    levels = {level["reduction"]: (level["index"], level["num_chs"]) for level in body.feature_info.info[::-1]}
+    finer = sorted(stride for stride in levels if stride < output_stride)
+    if getattr(body, "output_fmt", None) == Format.NHWC or not set(skips) <= set(finer):
+        raise ValueError(f"skips must be among the strides {finer} of backbone {name!r}, got {list(skips)}")
+    return [levels[stride] for stride in sorted(set(skips))]
 
 
 def apply_multi_grid(body: nn.Module, output_stride: int, multi_grid: Sequence[int]) -> None:

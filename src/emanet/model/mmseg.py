@@ -58,6 +58,8 @@ class MMSegEMANet(EMANet):
             raise ValueError(
                 f"the auxiliary head sits on a ResNet's layer3, which {backbone!r} lacks: set aux_weight=0"
             )
+        if aux_weight and self.skips is not None:
+            raise ValueError("skips are not joined where an auxiliary head is trained: set aux_weight=0")
         self.align_corners = align_corners
         width = self.backbone.channels
         self.fc_cat = None
@@ -79,13 +81,15 @@ class MMSegEMANet(EMANet):
         aux = self.aux(third)
         return (logits, mu, aux) if low else (self.upsample(logits, image), mu, self.upsample(aux, image))
 
-    def classify(self, features: Float[Tensor, "b d h w"]) -> tuple[Float[Tensor, "b classes h w"], Tensor | None]:
+    def classify(
+        self, features: Float[Tensor, "b d h w"], finer: Sequence[Tensor] = ()
+    ) -> tuple[Float[Tensor, "b classes height width"], Tensor | None]:
         """Logits and final bases from the backbone's features."""
         y, mu = self.head(self.fc0(features))
         y = self.fc1(y)
         if self.fc_cat is not None:
             y = self.fc_cat(torch.cat([features, y], dim=1))
-        return self.fc2(y), mu
+        return self.fc2(self.joined(y, finer)), mu
 
 
 def fcn_head(in_channels: int, num_classes: int, *, dropout: float) -> nn.Sequential:

@@ -14,6 +14,7 @@ from emanet.model.backbone import Backbone, find_level
 from emanet.model.heads import build_head, options_of, reads_backbone
 from emanet.model.heads.layers import conv_bn_relu
 from emanet.model.hub import HubMixin
+from emanet.model.skips import Skips
 
 FC1_CHANNELS = 256  # of fc1, for every width of the attention unit (FACTS section 1)
 
@@ -43,6 +44,9 @@ class EMANet(nn.Module, HubMixin):
         channels: width of the head: 512 or 256 in the paper.
         dropout: share of fc1's channels dropped in training.
         bn_momentum: share of the *new* statistics in every batch norm's running mean, backbone included.
+        skips: finer strides whose features are joined before the classifier (:mod:`emanet.model.skips`); the paper
+            has none.
+        skip_channels: width of the joined features.
         options: of the head, such as ``K``, ``T``, ``T_eval``, ``momentum`` of :class:`~emanet.model.emau.EMAU`.
 
     Raises:
@@ -66,10 +70,12 @@ class EMANet(nn.Module, HubMixin):
         channels: int = 512,
         dropout: float = 0.1,
         bn_momentum: float = 3e-4,
+        skips: Sequence[int] = (),
+        skip_channels: int = 64,
         **options: Any,
     ) -> None:
         super().__init__()
-        at_least_one(num_classes=num_classes)
+        at_least_one(num_classes=num_classes, skip_channels=skip_channels)
         share(dropout=dropout, bn_momentum=bn_momentum)
         # The head first: its settings are refused before a backbone is built or its weights are fetched.
         _, width, _ = find_level(backbone, output_stride)
@@ -77,13 +83,16 @@ class EMANet(nn.Module, HubMixin):
         self.head: Any = build_head(head, in_channels=width, output_stride=output_stride, options=options)
         self.head_name = head if isinstance(head, str) else f"{head.__module__}.{head.__qualname__}"
         self.num_classes = num_classes
-        self.backbone = Backbone(backbone, output_stride=output_stride, multi_grid=multi_grid, pretrained=pretrained)
+        self.backbone = Backbone(
+            backbone, output_stride=output_stride, multi_grid=multi_grid, pretrained=pretrained, skips=skips
+        )
         self.fc0: nn.Module = nn.Identity()
         if not reads_backbone(type(self.head)):
             self.fc0 = conv_bn_relu(width, channels)
         given: int = getattr(self.head, "out_channels", channels)
         self.fc1 = nn.Sequential(conv_bn_relu(given, FC1_CHANNELS), nn.Dropout2d(dropout))
-        self.fc2 = nn.Conv2d(FC1_CHANNELS, num_classes, 1)
+        self.skips = Skips(FC1_CHANNELS, self.backbone.skip_channels, skip_channels) if skips else None
+        self.fc2 = nn.Conv2d(skip_channels if skips else FC1_CHANNELS, num_classes, 1)
         set_bn_momentum(self, bn_momentum)
 
     @classmethod
@@ -97,21 +106,28 @@ class EMANet(nn.Module, HubMixin):
         return self.backbone.output_stride
 
     def forward(self, image: Float[Tensor, "b 3 h w"], return_bases: bool = False, low: bool = False) -> Any:
-        """Logits (b, classes, h, w) at the size of the image, or as they are at the output stride (``low``).
+        """Logits (b, classes, h, w) at the size of the image, or as they are before upsampling (``low``).
 
         Whoever upsamples those takes bilinear interpolation and :attr:`align_corners`. With ``return_bases`` also each
         image's final bases (b, c, k), ``None`` where the head has none.
         """
-        logits, mu = self.classify(self.backbone(image))
+        *finer, features = self.backbone.levels(image)
+        logits, mu = self.classify(features, finer)
         logits = logits if low else self.upsample(logits, image)
         return (logits, mu) if return_bases else logits
 
-    def classify(self, features: Float[Tensor, "b d h w"]) -> tuple[Float[Tensor, "b classes h w"], Tensor | None]:
-        """Logits at the output stride and final bases from the backbone's features."""
+    def classify(
+        self, features: Float[Tensor, "b d h w"], finer: Sequence[Tensor] = ()
+    ) -> tuple[Float[Tensor, "b classes height width"], Tensor | None]:
+        """Logits and final bases from the backbone's features; at the output stride, or that of the finest skip."""
         x = self.fc0(features)
         del features  # 35 MB an image at 513 pixels, which nobody needs from here on
         x, mu = self.head(x)
-        return self.fc2(self.fc1(x)), mu
+        return self.fc2(self.joined(self.fc1(x), finer)), mu
+
+    def joined(self, x: Float[Tensor, "b c h w"], finer: Sequence[Tensor]) -> Float[Tensor, "b c2 height width"]:
+        """What the classifier reads: features as they are, or joined with finer ones."""
+        return x if self.skips is None else self.skips(x, finer)
 
     def upsample(
         self, logits: Float[Tensor, "b classes h w"], image: Tensor

@@ -165,3 +165,33 @@ def test_bfloat16_autocast_trains_and_keeps_the_bases_in_float32():
 def test_senseless_values_are_refused(options: dict, message: str):
     with pytest.raises(ValueError, match=message):
         EMANet(**{"num_classes": 3, "backbone": "test_resnet", "output_stride": 16, "channels": 8, "K": 3, **options})
+
+
+def test_skips_join_finer_features_before_the_classifier():
+    net = tiny_net(skips=[8, 4], skip_channels=5).eval()
+    image = torch.randn(2, 3, 65, 49)
+    low, mu = net(image, return_bases=True, low=True)
+    assert low.shape == (2, CLASSES, 17, 13)  # stride 4, the finest
+    *finer, features = net.backbone.levels(image)
+    assert [tuple(x.shape[2:]) for x in finer] == [(17, 13), (9, 7)]
+    plain = tiny_net().eval()
+    plain.load_state_dict(net.state_dict() | {k: v for k, v in plain.state_dict().items() if "fc2" in k}, strict=False)
+    assert torch.equal(plain.backbone(image), features)  # the deepest level is as without skips
+    assert torch.equal(plain(image, return_bases=True)[1], mu)
+    y = net.skips.reduce(net.fc1(net.head(net.fc0(features))[0]))
+    up = [F.interpolate(x, size=(17, 13), mode="bilinear", align_corners=True) for x in (y, finer[1])]
+    expected = net.fc2(net.skips.mix(torch.cat([up[0], finer[0], up[1]], dim=1)))
+    torch.testing.assert_close(low, expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"skips": [3]}, r"skips must be among the strides \[2, 4, 8\] of backbone 'test_resnet', got \[3\]"),
+        ({"skips": [16]}, "skips must be among the strides"),
+        ({"skips": [4], "skip_channels": 0}, "must be at least 1, got .*skip_channels=0"),
+    ],
+)
+def test_skips_that_the_backbone_has_not_are_refused(options: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        tiny_net(**options)

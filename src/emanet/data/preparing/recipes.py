@@ -58,7 +58,7 @@ def read_recipes(path: Path) -> dict[str, Recipe]:
 
 
 RECIPES = read_recipes(Path(__file__).with_name("recipes.yaml"))
-WRITTEN_AT_FIRST_USE = {"blue_marble": "written from two pip packages"}
+WRITTEN_AT_FIRST_USE = dict.fromkeys(("blue_marble", "land_cover"), "written from two pip packages")
 
 
 def recipe_of(name: str) -> Recipe:

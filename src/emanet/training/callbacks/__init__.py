@@ -1,5 +1,6 @@
 """What listens to a run: progress, summary, pictures, checkpoints, guards. Nothing here changes weights or metrics."""
 
+from emanet.training.callbacks.baselines import ColorTable
 from emanet.training.callbacks.bases import BasesMonitor
 from emanet.training.callbacks.check_ranks import CheckRanks
 from emanet.training.callbacks.checkpoints import LastCheckpoint
@@ -14,6 +15,7 @@ from emanet.training.callbacks.wandb_media import WandbMedia
 __all__ = [
     "BasesMonitor",
     "CheckRanks",
+    "ColorTable",
     "Guard",
     "LastCheckpoint",
     "LogThroughput",

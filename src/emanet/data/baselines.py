@@ -1,0 +1,53 @@
+"""What a data set gives away for free: answers without any network, to stand beside every score."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+BITS = 5  # of each color channel that the table tells apart
+
+Pair = tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]
+
+
+class Baselines(NamedTuple):
+    """Confusion matrices of the evaluated split, (true class, answer), in pixels."""
+
+    color_table: Int[np.ndarray, "classes classes"]
+    constant: Int[np.ndarray, "classes classes"]
+
+
+def measure_baselines(train: Iterable[Pair], evaluated: Iterable[Pair], num_classes: int) -> Baselines:
+    """Answer by color alone, and by the most frequent class alone.
+
+    The color table holds the most frequent class of the training pixels of each of 32 x 32 x 32 colors, and the most
+    frequent class of all for colors that the training lacks.
+
+    Args:
+        train: images and masks that the answers are learned from; labels that are no class do not count.
+        evaluated: images and masks that they are measured on.
+        num_classes: number of classes.
+    """
+    colors = 2 ** (3 * BITS)
+    counts = np.zeros(colors * num_classes, np.int64)
+    for image, mask in train:
+        labeled = mask < num_classes
+        cells = color_codes(image)[labeled] * num_classes + mask[labeled]
+        counts += np.bincount(cells, minlength=colors * num_classes)
+    table = counts.reshape(colors, num_classes)
+    most_frequent = table.sum(0).argmax()
+    answers = np.where(table.any(1), table.argmax(1), most_frequent)
+    by_color, constant = np.zeros((2, num_classes, num_classes), np.int64)
+    for image, mask in evaluated:
+        labeled = mask < num_classes
+        truth, answer = mask[labeled].astype(np.int64), answers[color_codes(image)[labeled]]
+        by_color += np.bincount(truth * num_classes + answer, minlength=num_classes**2).reshape(by_color.shape)
+        constant[:, most_frequent] += np.bincount(truth, minlength=num_classes)
+    return Baselines(by_color, constant)
+
+
+def color_codes(image: UInt8[np.ndarray, "h w 3"]) -> Int[np.ndarray, "h w"]:
+    """The first bits of the three channels in one number."""
+    red, green, blue = np.moveaxis(image.astype(np.int64) >> (8 - BITS), 2, 0)
+    return (red << (2 * BITS)) + (green << BITS) + blue

