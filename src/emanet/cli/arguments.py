@@ -2,7 +2,7 @@
 
 import os
 import sys
-import time
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,11 @@ from typing import Any
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from emanet.cli.launch import in_lightning_child, place_process
+from emanet.cli.replay import check_stored, stored_overrides
 from emanet.common.errors import ConfigError
 from emanet.common.processes import quote
 from emanet.training.resume import AUTO
@@ -31,6 +31,11 @@ def argument(name: str, argv: Sequence[str]) -> str | None:
     return values[-1].strip("'\"") if values else None
 
 
+def flags(argv: Sequence[str]) -> Namespace:
+    """Hydra's own options on the command line, such as ``--config-dir``."""
+    return get_args_parser().parse_known_args(argv[1:])[0]
+
+
 def quoted(item: str, *, swept: bool = False) -> str:
     """An argument as Hydra takes it: quoted where its grammar cannot read the value, or reads a path as no text.
 
@@ -39,7 +44,7 @@ def quoted(item: str, *, swept: bool = False) -> str:
     key, equals, value = item.partition("=")
     try:
         read = OverridesParser.create().parse_override(item).value()
-        if key.lstrip("+") not in PATHS or not isinstance(read, int | float | ChoiceSweep) or swept:
+        if key.lstrip("+") not in PATHS or isinstance(read, str | list | dict | None) or swept:
             return item
     except HydraException:
         if item.startswith("-") or not equals:
@@ -52,7 +57,7 @@ def quoted(item: str, *, swept: bool = False) -> str:
 
 def prepare(argv: list[str]) -> list[str]:
     """Quote values, and let the working directory and the parent of ``--config-dir`` hold modules of the user's own."""
-    asked, _ = get_args_parser().parse_known_args(argv[1:])
+    asked = flags(argv)
     places = [Path.cwd()] + ([Path(asked.config_dir).resolve().parent] if asked.config_dir else [])
     sys.path += [str(place) for place in places if str(place) not in sys.path]
     return [argv[0], *(quoted(item, swept=asked.multirun) for item in argv[1:])]
@@ -67,32 +72,24 @@ def expand_resume(argv: list[str]) -> list[str]:
     """Turn ``resume=RUN`` into the whole command of that run, so that going on takes one argument.
 
     ``RUN`` is a run folder or a checkpoint inside one. The overrides that started it come first, those given now
-    after them; the run goes on in its own folder.
+    after them; the run goes on in its own folder. With ``trust=true`` they may name whatever they like.
 
     Raises:
-        ConfigError: if there is no run.
+        ConfigError: if there is no run, or one whose command does more than set values and choose files of ours.
     """
     target = argument("resume", argv)
     if target in (None, "", "null", AUTO) or in_lightning_child():  # which has it expanded
         return argv
     folder = find_run(Path(str(target)))
-    stored = read_overrides(folder / ".hydra" / "overrides.yaml")
-    given = [item for item in argv[1:] if argument("resume", [item]) is None]
+    stored = stored_overrides(folder)
+    if argument("trust", argv) != "true":
+        check_stored(stored, folder, flags(argv).config_dir)
+    given = [item for item in argv[1:] if item.partition("=")[0] not in ("resume", "trust")]
     names = {item.partition("=")[0].lstrip("+~") for item in given}
-    kept = [item for item in stored if str(item).partition("=")[0].lstrip("+~") not in names | {"resume"}]
+    kept = [item for item in stored if item.partition("=")[0].lstrip("+~") not in names | {"resume"}]
     place = str(Path(str(target)).expanduser().resolve())
     own = [f"resume={quote(place)}", f"hydra.run.dir={quote(str(folder))}", "hydra.mode=RUN"]  # also if part of a sweep
     return [argv[0], *kept, *given, *own]
-
-
-def read_overrides(path: Path) -> list[Any]:
-    """The command of a run; waits for a first process that is just writing it again."""
-    for _ in range(50):
-        stored = OmegaConf.load(path)
-        if OmegaConf.is_list(stored):  # an empty file is none
-            return list(stored)
-        time.sleep(0.1)
-    raise ConfigError(f"{path} does not hold the command of a run: give the whole command, with resume=PATH")
 
 
 def find_run(target: Path) -> Path:

@@ -4,9 +4,8 @@ import pytest
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from composing import composed, files, settled
+from composing import files, settled
 from emanet.checkpoints.settings import evaluating
-from emanet.cli.arguments import argument, quoted
 from emanet.common.errors import ConfigError
 from emanet.config.rules import RULES
 from emanet.config.schema import ROOTS, package_file
@@ -138,21 +137,3 @@ def test_an_evaluation_starts_from_the_runs_trainer_on_one_device():
     here = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto", "limit_val_batches": None}
     assert evaluating(stored | {"limit_val_batches": 0}) == stored | here
     assert evaluating({"accelerator": "cpu", "limit_val_batches": 3})["limit_val_batches"] == 3
-
-
-def test_the_last_value_of_an_argument_counts_and_quotes_are_dropped():
-    argv = ["eval.py", "checkpoint=a", "split=val", "checkpoint='b c'"]
-    assert argument("checkpoint", argv) == "b c"
-    assert argument("resume", argv) is None
-
-
-@pytest.mark.parametrize(
-    "path", ["/home/jörg/daten", "/数据", "my photos/K=64_seed=0/last.ckpt", "a#b", "x(1)", "it's", "{a}", "C:\\x\\"]
-)
-def test_paths_reach_hydra_as_the_shell_gives_them(path: str):
-    assert composed(quoted(f"dataset.root={path}"), "callbacks=none").dataset.root == path
-
-
-def test_what_hydra_reads_is_left_to_it():
-    for item in ("dataset.root=${oc.env:HOME}/x", "init_from=null", "runs=[a b,c]", "model.K=64", "seed=1,2"):
-        assert quoted(item) == item
