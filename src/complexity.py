@@ -6,23 +6,7 @@ python src/complexity.py heads=true                            every head of doc
 python src/complexity.py model=emanet_mmseg
 """
 
-from typing import Any
-
-import hydra
-
-from emanet.cli.arguments import prepare
-from emanet.cli.entry import entry_point, start
-from emanet.config.schema import CONF_DIR
-
-
-@hydra.main(version_base="1.3", config_path=CONF_DIR, config_name="complexity")
-@entry_point
-def main(cfg: dict[str, Any]) -> None:
-    """Measure one configuration."""
-    from emanet.studies.complexity import report
-
-    report(cfg)
-
+from emanet.cli.entry import start
 
 if __name__ == "__main__":
-    start(main, prepare)
+    start("complexity")

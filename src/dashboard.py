@@ -5,23 +5,7 @@ python src/dashboard.py study=K project=P entity=TEAM    where the runs are: log
 python src/dashboard.py study=K output=K.json            its specification in a file; also without an API key
 """
 
-from typing import Any
-
-import hydra
-
-from emanet.cli.arguments import prepare
-from emanet.cli.entry import entry_point, start
-from emanet.config.schema import CONF_DIR
-
-
-@hydra.main(version_base="1.3", config_path=CONF_DIR, config_name="dashboard")
-@entry_point
-def main(cfg: dict[str, Any]) -> None:
-    """Build one workspace."""
-    from emanet.studies.dashboard import publish
-
-    print(publish(cfg))
-
+from emanet.cli.entry import start
 
 if __name__ == "__main__":
-    start(main, prepare)
+    start("dashboard")

@@ -7,23 +7,7 @@ python src/eval.py checkpoint=RUN/checkpoints/best.ckpt inference.window=769    
 python src/eval.py checkpoint=final.pth dataset=voc       weights in the authors' layout
 """
 
-from typing import Any
-
-import hydra
-
-from emanet.cli.arguments import prepare_eval
-from emanet.cli.entry import entry_point, run_dir, start
-from emanet.config.schema import CONF_DIR
-
-
-@hydra.main(version_base="1.3", config_path=CONF_DIR, config_name="eval")
-@entry_point
-def main(cfg: dict[str, Any]) -> None:
-    """Run one evaluation."""
-    from emanet.cli.jobs import evaluate
-
-    evaluate(cfg, run_dir())
-
+from emanet.cli.entry import start
 
 if __name__ == "__main__":
-    start(main, prepare_eval)
+    start("eval")

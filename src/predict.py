@@ -7,25 +7,7 @@ python src/predict.py checkpoint=... input=cat.jpg output=predictions save=[mask
 python src/predict.py checkpoint=... split=test submission=voc output=predictions        for the VOC server
 """
 
-import sys
-from typing import Any
-
-import hydra
-
-from emanet.cli.arguments import prepare_predict
-from emanet.cli.entry import entry_point, start
-from emanet.config.schema import CONF_DIR
-
-
-@hydra.main(version_base="1.3", config_path=CONF_DIR, config_name="predict")
-@entry_point
-def main(cfg: dict[str, Any]) -> None:
-    """Run one job; the exit code is 1 if any file failed."""
-    from emanet.cli.jobs import predict
-
-    if predict(cfg):
-        sys.exit(1)
-
+from emanet.cli.entry import start
 
 if __name__ == "__main__":
-    start(main, prepare_predict)
+    start("predict")

@@ -7,23 +7,7 @@ python src/report.py runs=docs/ablations/runs.jsonl output=docs/ablations page=d
                                                                  the same report again, from the runs that it kept
 """
 
-from typing import Any
-
-import hydra
-
-from emanet.cli.arguments import prepare
-from emanet.cli.entry import entry_point, start
-from emanet.config.schema import CONF_DIR
-
-
-@hydra.main(version_base="1.3", config_path=CONF_DIR, config_name="report")
-@entry_point
-def main(cfg: dict[str, Any]) -> None:
-    """Write one report."""
-    from emanet.studies.report import make_report
-
-    make_report(cfg)
-
+from emanet.cli.entry import start
 
 if __name__ == "__main__":
-    start(main, prepare)
+    start("report")

@@ -7,24 +7,7 @@ The same command goes on with a search that was interrupted, and started on a se
     pip install 'emanet[search]'
 """
 
-from typing import Any
-
-import hydra
-
-from emanet.cli.arguments import prepare_search
-from emanet.cli.entry import entry_point, start
-from emanet.config.schema import CONF_DIR
-
-
-@hydra.main(version_base="1.3", config_path=CONF_DIR, config_name="search")
-@entry_point
-def main(cfg: dict[str, Any]) -> None:
-    """Run the search."""
-    from emanet.cli.jobs import fit
-    from emanet.studies.search import search
-
-    search(cfg, fit)
-
+from emanet.cli.entry import start
 
 if __name__ == "__main__":
-    start(main, prepare_search)
+    start("search")

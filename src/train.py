@@ -8,23 +8,7 @@ python src/train.py resume=RUN_FOLDER                 go on where a run stopped
 python src/train.py trainer=ddp trainer.devices=8     several GPUs; torchrun, Slurm: docs/cluster.md
 """
 
-from typing import Any
-
-import hydra
-
-from emanet.cli.arguments import prepare_train
-from emanet.cli.entry import entry_point, run_dir, start
-from emanet.config.schema import CONF_DIR
-
-
-@hydra.main(version_base="1.3", config_path=CONF_DIR, config_name="train")
-@entry_point
-def main(cfg: dict[str, Any]) -> float | None:
-    """Run one job."""
-    from emanet.cli.jobs import train  # after the configuration stands: importing torch takes seconds
-
-    return train(cfg, run_dir())
-
+from emanet.cli.entry import start
 
 if __name__ == "__main__":
-    start(main, prepare_train)
+    start("train")

@@ -11,19 +11,17 @@ from emanet.config.rules import settle
 from emanet.config.schema import CONF_DIR, register
 
 
-def composed(*overrides: str, name: str = "train") -> DictConfig:
-    """The configuration that a command line gives."""
+def composed(*overrides: str, name: str = "train", run_dir: str = "run") -> DictConfig:
+    """The configuration that a command line gives, Hydra's own part included."""
     register()
     with initialize_config_dir(CONF_DIR, version_base="1.3"):
-        return compose(name, overrides=list(overrides))
+        place = f"++hydra.runtime.output_dir={run_dir}"
+        return compose(name, overrides=[*overrides, place], return_hydra_config=True)
 
 
 def settled(*overrides: str, name: str = "train", run_dir: str = "run") -> dict[str, Any]:
     """The same as a job is handed it: checked, resolved, plain."""
-    register()
-    with initialize_config_dir(CONF_DIR, version_base="1.3"):
-        place = f"++hydra.runtime.output_dir={run_dir}"
-        cfg = compose(name, overrides=[*overrides, place], return_hydra_config=True)
+    cfg = composed(*overrides, name=name, run_dir=run_dir)
     HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
         del cfg["hydra"]

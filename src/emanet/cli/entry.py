@@ -1,69 +1,98 @@
-"""What the scripts share: from Hydra's configuration to a job, and from a mistake to a readable error."""
+"""What the scripts share: from a command line to a job, and from a mistake to a readable error."""
 
-import functools
 import logging
+import os
+import pkgutil
 import sys
-from collections.abc import Callable
+from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from emanet.cli import arguments
 from emanet.cli.launch import in_lightning_child, needs_own_process, run_alone, write_result
 from emanet.common.errors import EMANetError
 from emanet.common.interrupts import InterruptedRunError
-from emanet.config.schema import register
+from emanet.config.schema import CONF_DIR, register
 
 log = logging.getLogger(__name__)
 
+#: what each script runs with its configuration and its folder, and what completes its command line
+JOBS = {
+    "train": ("emanet.cli.jobs:train", arguments.prepare_train),
+    "eval": ("emanet.cli.jobs:evaluate", arguments.prepare_eval),
+    "predict": ("emanet.cli.jobs:predict", arguments.prepare_predict),
+    "search": ("emanet.cli.jobs:search", arguments.prepare_search),
+    "inspect_data": ("emanet.cli.jobs:inspect_data", arguments.prepare),
+    "prepare": ("emanet.cli.entry:get_ready", arguments.prepare),
+    "report": ("emanet.studies.report:make_report", arguments.prepare),
+    "complexity": ("emanet.studies.complexity:report", arguments.prepare),
+    "robustness": ("emanet.studies.robustness:evaluate_robustness", arguments.prepare),
+    "dashboard": ("emanet.cli.entry:show_study", arguments.prepare),
+}
 
-def start(main: Callable[[], Any], prepare: Callable[[list[str]], list[str]]) -> None:
-    """Run a script: register the schema, let ``prepare`` look at the command line, hand over to Hydra."""
+
+def start(name: str) -> None:
+    """Run a script: register the schema, complete the command line, hand over to Hydra."""
+    job, prepare = JOBS[name]
     register()
+    os.environ["HYDRA_MAIN_MODULE"] = f"emanet.{name}"  # Hydra names the log after it
     try:
         sys.argv = prepare(sys.argv)
     except EMANetError as error:
         sys.exit(f"error: {error}")
-    main()
+    hydra.main(version_base="1.3", config_path=CONF_DIR, config_name=name)(partial(run, job))()
 
 
-def entry_point(job: Callable[[dict[str, Any]], Any]) -> Callable[[DictConfig], Any]:
+def run(job: str, cfg: DictConfig) -> Any:
     """Hand a job the settled configuration; end a run on a user's mistake with its message alone and exit code 1.
 
     In a study (sweep=NAME) the failure of a run is recorded in its folder, and the others go on; in another sweep the
     error is raised for the sweeper. A job on several devices gets a process of its own.
     """
+    from emanet.config.rules import settle  # after the configuration stands: importing torch takes seconds
 
-    @functools.wraps(job)
-    def wrapped(cfg: DictConfig) -> Any:
-        from emanet.config.rules import settle  # after the configuration stands: importing torch takes seconds
-
-        try:
-            settled = settle(cfg)
-            return run_alone() if needs_own_process(settled) else write_result(job(settled))
-        except InterruptedRunError as error:
-            log.error("%s", error)
-            sys.exit(0 if in_lightning_child() else error.exit_code)  # else the first process is killed in its exit
-        except Exception as error:
-            mistake = isinstance(error, EMANetError)
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                if cfg.get("study") is None:
-                    raise
-                from emanet.studies.study import record_failure
-
-                record_failure(run_dir(), error)
-                log.error("%s: %s", run_dir(), error, exc_info=not mistake)
-                return None
-            if not isinstance(error, EMANetError):
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        settled = settle(cfg)
+        if needs_own_process(settled):
+            return run_alone()
+        function = pkgutil.resolve_name(job)
+        return write_result(function(settled, *([folder] if "run_dir" in signature(function).parameters else [])))
+    except InterruptedRunError as error:
+        log.error("%s", error)
+        sys.exit(0 if in_lightning_child() else error.exit_code)  # else the first process is killed in its exit
+    except Exception as error:
+        mistake = isinstance(error, EMANetError)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            if cfg.get("study") is None:
                 raise
-            log.error("%s", error)
-            sys.exit(error.exit_code)
+            from emanet.studies.study import record_failure
 
-    return wrapped
+            record_failure(folder, error)
+            log.error("%s: %s", folder, error, exc_info=not mistake)
+            return None
+        if not isinstance(error, EMANetError):
+            raise
+        log.error("%s", error)
+        sys.exit(error.exit_code)
 
 
-def run_dir() -> Path:
-    """Folder of this run."""
-    return Path(HydraConfig.get().runtime.output_dir)
+def get_ready(cfg: dict[str, Any]) -> None:
+    """Prepare one benchmark, or all."""
+    from emanet.data.preparing.job import prepare
+
+    dataset, paths = cfg.pop("dataset"), cfg.pop("paths")
+    prepare(dataset["name"], data_dir=paths["data_dir"], root=dataset["root"], **cfg)
+
+
+def show_study(cfg: dict[str, Any]) -> None:
+    """Build the workspace of a study, and say where it is."""
+    from emanet.studies.dashboard import publish
+
+    print(publish(cfg))

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from emanet.checkpoints.restore import read_stored, read_weights
 from emanet.common.console import progress_bar
-from emanet.common.errors import ConfigError
+from emanet.common.errors import ConfigError, EMANetError
 from emanet.common.files import write_json
 from emanet.common.processes import own_rank
 from emanet.config.instantiate import build
@@ -154,8 +154,12 @@ def dataset_of(cfg: Config, split: str) -> Config:
     return cfg | ({"dataset": cfg["dataset"] | {split: cfg["split"]}} if cfg["split"] is not None else {})
 
 
-def predict(cfg: Config) -> list[str]:
-    """Predict the pictures and videos of ``input``, or a split of the data set; return the files that failed."""
+def predict(cfg: Config) -> None:
+    """Predict the pictures and videos of ``input``, or a split of the data set.
+
+    Raises:
+        EMANetError: once the others are done, if any file failed.
+    """
     output = Path(cfg["output"])
     read: Callable[[Path], Any] = read_picture
     if (cfg["input"] is None) == (cfg["split"] is None):
@@ -187,10 +191,11 @@ def predict(cfg: Config) -> list[str]:
         if submission is not None:
             submission.discard()
     log.info("%d of %d files predicted, results in %s", results.done, len(sources), output)
-    return results.failed
+    if results.failed:
+        raise EMANetError(f"{len(results.failed)} of {len(sources)} files failed")
 
 
-def inspect_data(cfg: Config, folder: Path) -> None:
+def inspect_data(cfg: Config, run_dir: Path) -> None:
     """Print the figures of a split; write ``sheet.png``, ``report.txt``, ``class_weights.yaml`` to the run folder."""
     node = {key: value for key, value in cfg["dataset"].items() if key not in ("name", "extra_transforms")}
     data: SegmentationDataModule = build(node, "dataset", seed=cfg["seed"])
@@ -200,11 +205,18 @@ def inspect_data(cfg: Config, folder: Path) -> None:
         found = inspect(data, split, limit=cfg["limit"], tick=tick)
     text = report(found)
     print(text)
-    (folder / "report.txt").write_text(text + "\n", encoding="utf-8")
-    contact_sheet(data, split, pictures=cfg["pictures"], seed=cfg["seed"]).save(folder / "sheet.png")
-    print(f"\nlook at       {folder / 'sheet.png'}")
+    (run_dir / "report.txt").write_text(text + "\n", encoding="utf-8")
+    contact_sheet(data, split, pictures=cfg["pictures"], seed=cfg["seed"]).save(run_dir / "sheet.png")
+    print(f"\nlook at       {run_dir / 'sheet.png'}")
     if found.read:
-        write_weights(found, folder / "class_weights.yaml")
-        print(f"class weights {folder / 'class_weights.yaml'}")
+        write_weights(found, run_dir / "class_weights.yaml")
+        print(f"class weights {run_dir / 'class_weights.yaml'}")
         if len(found.class_names) <= 32:
             print(f"              train with  'loss.class_weights={written(found.class_weights())}'")
+
+
+def search(cfg: Config) -> None:
+    """Search the values that train best."""
+    from emanet.studies import search  # needs a package of its own
+
+    search.search(cfg, fit)

@@ -2,27 +2,20 @@
 
 import runpy
 import sys
-from pathlib import Path
 
+from emanet.cli.entry import JOBS
 from emanet.config.schema import PACKAGE
 
 #: where the scripts lie: in a wheel, or beside the package in a source tree
 SCRIPTS = PACKAGE / "scripts" if (PACKAGE / "scripts").is_dir() else PACKAGE.parent
-JOBS = ("train", "eval", "predict", "prepare", "inspect", "report", "search", "complexity", "robustness", "dashboard")
-FILES = {"inspect": "inspect_data"}  # a script must not be called as a module of the standard library
-
-
-def script(job: str) -> Path:
-    """File of a job."""
-    return SCRIPTS / f"{FILES.get(job, job)}.py"
+#: file of each job: a script must not be called inspect, as a module of the standard library
+FILES = {name.removesuffix("_data"): SCRIPTS / f"{name}.py" for name in JOBS}
 
 
 def usage() -> str:
     """What there is, each with the first sentence of its script."""
-    lines = []
-    for job in JOBS:
-        first = script(job).read_text(encoding="utf-8").splitlines()[0].strip('"')
-        lines.append(f"  emanet {job:<11} {first}")
+    first = {job: file.read_text(encoding="utf-8").splitlines()[0].strip('"') for job, file in FILES.items()}
+    lines = [f"  emanet {job:<11} {sentence}" for job, sentence in first.items()]
     return (
         "usage: emanet JOB [KEY=VALUE ...]\n\n"
         + "\n".join(lines)
@@ -36,8 +29,8 @@ def main() -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return
-    if arguments[0] not in JOBS:
+    if arguments[0] not in FILES:
         sys.exit(f"error: no job {arguments[0]!r}\n{usage()}")
-    path = script(arguments[0])
+    path = FILES[arguments[0]]
     sys.argv = [str(path), *arguments[1:]]
     runpy.run_path(str(path), run_name="__main__")

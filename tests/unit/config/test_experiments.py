@@ -123,19 +123,16 @@ def test_the_header_says_commands_figure_and_state(name: str):
     text = (Path(CONF_DIR) / "experiment" / f"{name}.yaml").read_text()
     header = text[: text.index("defaults:")]
     assert len(re.findall(rf"python src/train\.py experiment={name}\b", header)) == 3
-    assert "1 GPU:" in header
-    assert "trainer=ddp trainer.devices=4" in header
-    assert "trainer=ddp trainer.devices=8" in header
-    assert "Published" in header
-    assert "Not run." in header
-    if name.startswith(("ade20k", "coco_stuff_164k")):
-        assert "none published by the authors (port:" in header
-    if name.startswith("context"):
-        assert "not stated" in header
+    wanted = ["1 GPU:", "trainer=ddp trainer.devices=4", "trainer=ddp trainer.devices=8", "Published", "Not run."]
+    wanted += ["none published by the authors (port:"] if name.startswith(("ade20k", "coco_stuff_164k")) else []
+    wanted += ["not stated"] if name.startswith("context") else []
+    assert [words for words in wanted if words not in header] == []
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_two_steps_scaled_down_train_every_part(name: str, tmp_path: Path, weights: Path):
+def test_two_steps_scaled_down_train_every_part(
+    name: str, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+):
     CASES[name].write(tmp_path / "data")
     small = ["model.backbone=resnet50s", "model.pretrained=false", "dataset.crop_size=65", "dataset.batch_size=2"]
     small += ["dataset.num_workers=0", f"dataset.root={tmp_path / 'data'}", "trainer.max_steps=2", "logger=csv"]
@@ -143,8 +140,15 @@ def test_two_steps_scaled_down_train_every_part(name: str, tmp_path: Path, weigh
     small += ["loss.min_kept=100"] if name.startswith("cityscapes") else []
     later = name.endswith(("2_trainaug", "3_trainval"))
     small += ["dataset.drop_last=false", *([f"init_from={weights}"] if later else [])]
-    kept = watch_training(name, small, tmp_path)
-    before, after = kept["before"], kept["after"]
+    kept: dict[str, dict[str, torch.Tensor]] = {}
+    for moment in ("on_fit_start", "on_fit_end"):
+
+        def keep(task: SegmentationTask, moment: str = moment) -> None:
+            kept[moment] = {key: value.clone() for key, value in task.net.state_dict().items()}
+
+        monkeypatch.setattr(SegmentationTask, moment, keep)
+    train(experiment(name, *small, f"paths.runs_dir={tmp_path}"), tmp_path / "run")
+    before, after = kept.values()
     # kernels and bases; a batch norm's scale of 1 may move by less than float32 can tell
     still = {key for key, value in after.items() if value.ndim > 1 and torch.equal(value, before[key])}
     assert still == {"head.conv1.weight"}
@@ -153,20 +157,6 @@ def test_two_steps_scaled_down_train_every_part(name: str, tmp_path: Path, weigh
     if later:
         start = read_checkpoint(weights)["state_dict"]
         assert torch.equal(before["fc2.weight"], start["fc2.weight"])
-
-
-def watch_training(name: str, overrides: list[str], run_dir: Path) -> dict[str, dict[str, torch.Tensor]]:
-    """Train, and return the network's state before the first step and after the last."""
-    kept: dict[str, dict[str, torch.Tensor]] = {}
-    with pytest.MonkeyPatch.context() as patch:
-
-        def snapshot(moment: str) -> Callable[[SegmentationTask], None]:
-            return lambda task: kept.update({moment: {k: v.clone() for k, v in task.net.state_dict().items()}})
-
-        patch.setattr(SegmentationTask, "on_fit_start", snapshot("before"))
-        patch.setattr(SegmentationTask, "on_fit_end", snapshot("after"))
-        train(experiment(name, *overrides, f"paths.runs_dir={run_dir}"), run_dir / "run")
-    return kept
 
 
 def test_a_stage_starts_from_the_newest_run_of_the_one_before_or_says_what_it_looked_for(tmp_path: Path):

@@ -1,26 +1,15 @@
 """The files of conf/sweep/: Hydra does not look at a sweep's keys when it composes, so every job is composed here."""
 
 import itertools
-from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from composing import settled
-from emanet.config.schema import CONF_DIR, register
+from composing import composed, files, settled
 
-SWEEPS = sorted(path.stem for path in (Path(CONF_DIR) / "sweep").glob("*.yaml"))
+SWEEPS = files("sweep")
 GROUPS = {"head": "model.head"}  # keys of a sweep that choose a file, and the key that says which
-
-
-def composed(*overrides: str) -> DictConfig:
-    """The configuration of a command line, Hydra's own part included."""
-    register()
-    with initialize_config_dir(CONF_DIR, version_base="1.3"):
-        return compose("train", overrides=list(overrides), return_hydra_config=True)
 
 
 def params(cfg: DictConfig) -> dict[str, list[str]]:
@@ -58,11 +47,6 @@ def test_a_sweep_names_what_it_goes_through_takes_several_seeds_and_changes_noth
     assert (cfg.study, cfg.hydra.mode.name, cfg.resume) == (sweep, "MULTIRUN", "auto")
     own = {"hydra", "study", "swept", "resume", "T_evals", "callbacks"}  # the last holds the folder of the run
     assert {key: cfg[key] for key in cfg if key not in own} == {key: plain[key] for key in plain if key not in own}
-
-
-def test_a_mistyped_key_would_be_noticed_by_these_tests():
-    with pytest.raises(HydraException, match="modell"):
-        composed("sweep=K", "modell.K=3")
 
 
 def test_bases_trained_by_gradient_get_one_and_the_others_train_as_published():
