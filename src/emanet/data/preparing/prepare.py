@@ -1,4 +1,4 @@
-"""A benchmark from nothing to verified: fetch, unpack, derive, count. Recipes: :mod:`emanet.data.preparing.recipes`.
+"""A benchmark from nothing to verified: fetch, unpack, count. Recipes: :mod:`emanet.data.preparing.recipes`.
 
 Below the root, ``archives/`` holds what was fetched, ``.unpacking/`` what is not yet in its place. An archive is
 unpacked to ``.unpacking/<part>.incomplete``, which loses its ending once it is whole, and is then moved by renaming. So
@@ -22,7 +22,6 @@ from emanet.common.errors import ConfigError, DatasetError
 from emanet.common.files import locked, read_json, write_json
 from emanet.data.items import read_pair
 from emanet.data.preparing.archives import unpack
-from emanet.data.preparing.derive import derive_trainaug
 from emanet.data.preparing.download import download, free_bytes, measure, part_of, remote_size, size_of
 from emanet.data.preparing.recipes import Archive, Check, recipe_of
 
@@ -132,9 +131,6 @@ class Preparation:
                 record["archives"][step.archive.key] = self._bring(step)
                 write_json(self.record, record | {"whole": False})
         there = {step.archive.key for step in steps} | set(record["archives"])
-        if self.recipe.trainaug and there.issuperset(self.recipe.trainaug):
-            with progress_bar(self.console, "merging trainaug", unit="files") as tick:
-                derive_trainaug(self.root, self.staging / "trainaug.incomplete", tick)
         counts = [
             count for check in self.recipe.checks if there.issuperset(check.needs) for count in self._count(check)
         ]
