@@ -10,7 +10,8 @@ from PIL import Image
 from emanet.common.errors import DatasetError
 from emanet.data.datasets.folder import Folder
 from emanet.data.datasets.voc import VOC
-from emanet.data.inspection import contact_sheet, inspect, report, spaced, write_weights
+from emanet.data.inspection import contact_sheet, inspect, report, write_weights
+from emanet.data.reading import spaced
 from fake_data import save_gray_png, save_image, write_voc
 
 

@@ -24,6 +24,7 @@ from emanet.data.items import read_pair
 from emanet.data.preparing.archives import unpack
 from emanet.data.preparing.download import download, free_bytes, measure, part_of, remote_size, size_of
 from emanet.data.preparing.recipes import Archive, Check, recipe_of
+from emanet.data.reading import spaced
 
 LOOKED_AT = 8  # images of a split whose masks are read, to see that their labels are in range
 
@@ -219,7 +220,7 @@ class Preparation:
         note = "".join(f" ({value})" for value in check.options.values())
         for split in check.splits:
             samples, labels = reader.samples(split), reader.labels()
-            for sample in samples[:: max(1, len(samples) // LOOKED_AT)][:LOOKED_AT]:
+            for sample in spaced(samples, LOOKED_AT):
                 if sample.mask is not None:
                     read_pair(sample, labels)
             yield Count(split + note, len(samples), reader.split_sizes[split])
