@@ -317,11 +317,6 @@ def test_all_without_a_source_only_names_a_benchmark_behind_a_login(
     assert "not prepared, since no program can fetch it: cityscapes" in caplog.text
 
 
-def test_a_system_without_sync_prepares_too(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delattr(os, "sync")  # as on Windows
-    assert len(lenient("ade20k", tmp_path, tiny["ade20k"]).run()) == 2
-
-
 def test_where_there_is_no_fcntl_the_lock_is_that_of_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def locking(number: int, mode: int, size: int) -> None:
         calls.append((mode, size))
