@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from emanet.common.errors import ConfigError, DatasetError
+from emanet.common.files import replacing
 from emanet.data.items import Pair, ReadPair, read_pair
 from emanet.data.reading import Labels, Sample, require_mask
 
@@ -84,17 +85,11 @@ class DecodedCache:
 
     def _store(self, place: Path, image: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "h w"]) -> None:
         h, w = mask.shape
-        incomplete = self.folder / f"{place.parent.name}{place.stem}.{os.getpid()}.tmp"
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with incomplete.open("wb") as file:
-                    np.save(file, np.concatenate([image.reshape(3 * h, w), mask]))
-                    file.flush()
-                    os.fsync(file.fileno())  # else a power cut could leave a whole file of zeros
-                incomplete.replace(place)
-            finally:
-                incomplete.unlink(missing_ok=True)
+            with replacing(place) as incomplete, incomplete.open("wb") as file:
+                np.save(file, np.concatenate([image.reshape(3 * h, w), mask]))
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut could leave a whole file of zeros
         except OSError as error:
             raise DatasetError(
                 f"dataset.cache: {self.folder} cannot take another decoded image of {4 * h * w / 1e6:.1f} MB "
@@ -103,7 +98,7 @@ class DecodedCache:
 
     def _remove_abandoned(self) -> None:
         """Remove what processes left that were killed while they wrote."""
-        for path in self.folder.glob("*.tmp"):
+        for path in self.folder.glob("*/*.tmp"):
             try:
                 if time.time() - path.stat().st_mtime > ABANDONED:
                     path.unlink()

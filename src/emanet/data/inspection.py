@@ -23,7 +23,7 @@ from emanet.common.visual import (
 )
 from emanet.data.datamodule import SegmentationDataModule
 from emanet.data.items import read_pair
-from emanet.data.reading import Sample, read_image
+from emanet.data.reading import read_image, spaced
 
 CELL = 288  # pixels, the longer side of a picture on the sheet
 
@@ -107,13 +107,6 @@ def inspect(
         found.sizes[height, width] += 1
         tick(done, len(chosen))
     return found
-
-
-def spaced(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
-    """Take ``limit`` samples, evenly spaced."""
-    if limit is None or limit >= len(samples):
-        return list(samples)
-    return [samples[i * len(samples) // limit] for i in range(limit)]
 
 
 def report(found: Inspection) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
@@ -151,12 +151,8 @@ def apply_lut(
     return classes
 
 
-@runtime_checkable
-class Labels(Protocol):
-    """How a data set reads the classes of one sample; small, because worker processes may copy it."""
-
-    def __call__(self, sample: Sample) -> UInt8[np.ndarray, "h w"]:
-        """Return the mask as classes, with 255 where a pixel is to be ignored."""
+Labels: TypeAlias = Callable[[Sample], UInt8[np.ndarray, "h w"]]
+"""Reads the classes of one sample, 255 where a pixel is to be ignored; small, because worker processes may copy it."""
 
 
 class TableLabels:
@@ -203,6 +199,13 @@ def lost_files(samples: Iterable[Sample]) -> list[Path]:
     wanted = {path for sample in samples for path in (sample.image, sample.mask) if path is not None}
     folders = {path.parent for path in wanted}
     return sorted(wanted.difference(*(folder.iterdir() for folder in folders if folder.is_dir())))
+
+
+def spaced(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
+    """Take ``limit`` samples, evenly spaced; None: all."""
+    if limit is None or limit >= len(samples):
+        return list(samples)
+    return [samples[i * len(samples) // limit] for i in range(limit)]
 
 
 def some(things: Sequence[Any]) -> str:

@@ -1,4 +1,4 @@
-"""Augmentation and normalization: the paper's recipe as a step of albumentations, and any others after it.
+"""Augmentation and normalization: the paper's recipe, any transforms of albumentations after it, and padding.
 
 The only file that knows albumentations (2.0.8 is its last MIT release), so that it can be replaced here.
 """
@@ -15,11 +15,10 @@ import albumentations as A
 import cv2
 import numpy as np
 import torch
-from albumentations.core.type_definitions import Targets
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from emanet.data.crop import ScaleCrop, Window
+from emanet.data.crop import ScaleCrop
 from emanet.data.reading import IGNORE
 
 Transform: TypeAlias = A.BasicTransform | A.BaseCompose
@@ -30,39 +29,6 @@ PADDING = 254
 
 It travels through any transform with the mask, so a flip or a rotation of the padding needs no bookkeeping.
 """
-
-
-class RecipeCrop(A.DualTransform):
-    """:class:`emanet.data.crop.ScaleCrop` as a transform of albumentations; pads to the whole square.
-
-    Args:
-        crop: draws the window and cuts it out.
-        fill: color of the padding while the image has 8 bits; in the mask it is PADDING.
-    """
-
-    _targets = (Targets.IMAGE, Targets.MASK)
-
-    def __init__(self, crop: ScaleCrop, fill: tuple[int, ...]):
-        super().__init__(p=1.0)  # always: the crops of a batch have one size
-        self.crop, self.fill = crop, fill
-
-    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-        """Draw the window."""
-        return {"window": self.crop.draw(params["shape"], self.py_random)}
-
-    def apply(self, img: np.ndarray, window: Window, **params: Any) -> np.ndarray:
-        """Scale, crop, flip and pad the image."""
-        return self._padded(self.crop.pixels(img, window), window, self.fill)
-
-    def apply_to_mask(self, mask: np.ndarray, window: Window, **params: Any) -> np.ndarray:
-        """Scale, crop, flip and pad the mask."""
-        return self._padded(self.crop.labels(mask, window), window, PADDING)
-
-    def _padded(self, array: np.ndarray, window: Window, value: Any) -> np.ndarray:
-        """Pad at the bottom and at the right, which a flip has made the left."""
-        bottom, side = (self.crop.size - length for length in array.shape[:2])
-        left, right = (side, 0) if window.flip else (0, side)
-        return cv2.copyMakeBorder(array, 0, bottom, left, right, cv2.BORDER_CONSTANT, value=value)
 
 
 def mark_invented(transforms: Sequence[Transform]) -> None:
@@ -119,15 +85,25 @@ class TrainTransform:
         extra_transforms: Sequence[Transform] = (),
     ):
         mark_invented(extra_transforms)
-        crop = RecipeCrop(ScaleCrop(crop_size, scales, flip), tuple(round(255 * value) for value in mean))
-        self.compose = A.Compose([crop, *extra_transforms], is_check_shapes=False)
+        self.crop, self.fill = ScaleCrop(crop_size, scales, flip), tuple(round(255 * value) for value in mean)
+        self.extras = A.Compose([*extra_transforms], is_check_shapes=False)
 
     def __call__(
         self, image: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "h w"], seed: int
     ) -> tuple[UInt8[Tensor, "s s 3"], UInt8[Tensor, "s s"]]:
         """Augment one image and its mask, in which PADDING marks the padding."""
-        self.compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
-        out = self.compose(force_apply=True, image=image, mask=mask)  # forced: it draws nothing for itself
+        rng = random.Random(seed)
+        window = self.crop.draw(image.shape, rng)
+        h, w = (min(side, self.crop.size) for side in window.scaled)
+        bottom, side = self.crop.size - h, self.crop.size - w
+        border = (0, bottom, side, 0) if window.flip else (0, bottom, 0, side)  # mirrored, as the image is
+        out = {
+            "image": cv2.copyMakeBorder(self.crop.pixels(image, window), *border, cv2.BORDER_CONSTANT, value=self.fill),
+            "mask": cv2.copyMakeBorder(self.crop.labels(mask, window), *border, cv2.BORDER_CONSTANT, value=PADDING),
+        }
+        if self.extras.transforms:
+            self.extras.set_random_state(np.random.default_rng(seed), rng)
+            out = self.extras(force_apply=True, **out)  # forced: it draws nothing for itself
         return torch.from_numpy(out["image"]), torch.from_numpy(out["mask"])
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from emanet.common.errors import DatasetError
-from emanet.data.datasets.voc import CLASSES, PALETTE
+from emanet.data.datasets.voc import CLASSES
 from emanet.data.reading import (
     Sample,
     apply_lut,
@@ -39,13 +39,6 @@ def test_the_genuine_voc_image_keeps_its_labels_through_a_palette_png(tmp_path: 
     assert tuple(voc["class_names"]) == CLASSES
     assert {CLASSES[label] for label in np.unique(labels)} == {"background", "bottle", "chair", "diningtable", "person"}
     assert np.array_equal(read_image(tmp_path / "image.png"), voc["rgb"])
-
-
-def test_a_palette_png_gives_indices_where_its_colors_would_give_others(tmp_path: Path):
-    save_palette_png(tmp_path / "mask.png", np.full((4, 5), 15))
-    assert np.unique(read_index_png(tmp_path / "mask.png")).tolist() == [15]
-    assert np.array(Image.open(tmp_path / "mask.png").convert("RGB"))[0, 0].tolist() == [192, 128, 128]
-    assert PALETTE[15].tolist() == [192, 128, 128]
 
 
 def test_opencv_and_pillow_decode_a_jpeg_to_the_same_pixels(tmp_path: Path, rng):

@@ -36,6 +36,7 @@ from emanet.data.reading import (
     read_index_png,
     read_lines,
     some,
+    spaced,
 )
 
 log = logging.getLogger(__name__)
@@ -176,7 +177,7 @@ class Folder(SegmentationDataModule):
 
     def _warn_if_constant(self, split: str, samples: Sequence[Sample]) -> None:
         read, seen = self.labels(), set()
-        for sample in samples[:: max(1, len(samples) // LOOKED_AT)][:LOOKED_AT]:
+        for sample in spaced(samples, LOOKED_AT):
             seen.update(np.unique(read(sample)).tolist())
             if len(seen - {IGNORE}) > 1:
                 return

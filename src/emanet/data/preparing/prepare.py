@@ -1,4 +1,4 @@
-"""A benchmark from nothing to verified: fetch, unpack, derive, count. Recipes: :mod:`emanet.data.preparing.recipes`.
+"""A benchmark from nothing to verified: fetch, unpack, count. Recipes: :mod:`emanet.data.preparing.recipes`.
 
 Below the root, ``archives/`` holds what was fetched, ``.unpacking/`` what is not yet in its place. An archive is
 unpacked to ``.unpacking/<part>.incomplete``, which loses its ending once it is whole, and is then moved by renaming. So
@@ -22,9 +22,9 @@ from emanet.common.errors import ConfigError, DatasetError
 from emanet.common.files import locked, read_json, write_json
 from emanet.data.items import read_pair
 from emanet.data.preparing.archives import unpack
-from emanet.data.preparing.derive import derive_trainaug
 from emanet.data.preparing.download import download, free_bytes, measure, part_of, remote_size, size_of
 from emanet.data.preparing.recipes import Archive, Check, recipe_of
+from emanet.data.reading import spaced
 
 LOOKED_AT = 8  # images of a split whose masks are read, to see that their labels are in range
 
@@ -132,9 +132,6 @@ class Preparation:
                 record["archives"][step.archive.key] = self._bring(step)
                 write_json(self.record, record | {"whole": False})
         there = {step.archive.key for step in steps} | set(record["archives"])
-        if self.recipe.trainaug and there.issuperset(self.recipe.trainaug):
-            with progress_bar(self.console, "merging trainaug", unit="files") as tick:
-                derive_trainaug(self.root, self.staging / "trainaug.incomplete", tick)
         counts = [
             count for check in self.recipe.checks if there.issuperset(check.needs) for count in self._count(check)
         ]
@@ -223,7 +220,7 @@ class Preparation:
         note = "".join(f" ({value})" for value in check.options.values())
         for split in check.splits:
             samples, labels = reader.samples(split), reader.labels()
-            for sample in samples[:: max(1, len(samples) // LOOKED_AT)][:LOOKED_AT]:
+            for sample in spaced(samples, LOOKED_AT):
                 if sample.mask is not None:
                     read_pair(sample, labels)
             yield Count(split + note, len(samples), reader.split_sizes[split])

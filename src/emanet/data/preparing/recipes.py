@@ -44,7 +44,6 @@ class Recipe:
     reader: Callable[..., SegmentationDataModule]
     archives: Sequence[Archive]
     checks: Sequence[Check]
-    trainaug: Sequence[str] = ()  #: keys of the archives whose masks are merged to this split of VOC
 
 
 def read_recipes(path: Path) -> dict[str, Recipe]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from emanet.data.preparing.download import download, measure, part_of, remote_si
 from fake_archives import file_size_limit
 from loopback import Server, serving
 
-DATA = random.Random(0).randbytes(300_000)
+DATA, OTHER = (random.Random(seed).randbytes(300_000) for seed in (0, 1))
 
 
 @pytest.fixture
@@ -102,35 +102,38 @@ def test_a_server_without_ranges_that_always_cuts_is_given_up_and_the_bytes_are_
     assert not target.exists()
 
 
-def test_a_file_changed_on_the_server_is_not_glued_to_the_old_part(server: Server, target: Path):
-    begin(server, target, 150_000)
-    new = random.Random(1).randbytes(len(DATA))
-    (server.folder / "a.zip").write_bytes(new)
+def changed(server: Server, part: Path) -> None:
+    (server.folder / "a.zip").write_bytes(OTHER)
     server.etags["a.zip"] = '"2"'
+
+
+def complete(server: Server, part: Path) -> None:
+    part.write_bytes(DATA)
+
+
+def of_unknown_origin(server: Server, part: Path) -> None:
+    part.write_bytes(b"x" * 1000)
+    part.with_suffix(".part.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("etag", "meanwhile", "ranged", "expected"),
+    [
+        ('"1"', changed, True, OTHER),
+        ('"1"', complete, True, DATA),
+        ('"1"', of_unknown_origin, False, DATA),
+        ('W/"1"', lambda server, part: None, False, DATA),  # a weak one cannot vouch for the bytes
+    ],
+)
+def test_a_part_is_gone_on_with_only_where_it_is_sure_to_be_of_the_same_file(
+    server: Server, target: Path, etag: str, meanwhile: Callable, ranged: bool, expected: bytes
+):
+    server.etags["a.zip"] = etag
+    begin(server, target, 150_000)
+    meanwhile(server, part_of(target))
     download(f"{server.url}/a.zip", target, sleep=no_wait)
-    assert target.read_bytes() == new
-
-
-def test_a_part_that_no_strong_validator_vouches_for_is_started_over(server: Server, target: Path):
-    server.etags["a.zip"] = 'W/"1"'
-    begin(server, target, 150_000)
-    download(f"{server.url}/a.zip", target)
-    assert server.requests[-1] == ("GET", "a.zip", None)
-    assert target.read_bytes() == DATA
-
-
-def test_a_part_of_unknown_origin_is_not_trusted(server: Server, target: Path):
-    target.parent.mkdir()
-    part_of(target).write_bytes(b"x" * 1000)
-    download(f"{server.url}/a.zip", target)
-    assert target.read_bytes() == DATA
-
-
-def test_a_part_that_is_complete_already_is_taken(server: Server, target: Path):
-    begin(server, target, 150_000)
-    part_of(target).write_bytes(DATA)
-    download(f"{server.url}/a.zip", target)
-    assert target.read_bytes() == DATA
+    assert target.read_bytes() == expected
+    assert (server.requests[-1][2] is not None) == ranged
 
 
 def test_a_missing_file_is_reported_at_once_with_what_to_do(server: Server, target: Path):
