@@ -71,5 +71,5 @@ def test_a_folder_that_cannot_be_written_warns_and_training_ends_well(tmp_path: 
 
 
 def test_a_sheet_without_images_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="at least 1, got 0"):
+    with pytest.raises(ValueError, match="number_of_images must be at least 1"):
         PredictionSheet(tmp_path, n=0)

@@ -12,7 +12,6 @@ from emanet.training.losses.blocks import in_blocks, row_blocks, taps
 from emanet.training.losses.upsampled import (
     pick,
     upsampled_cross_entropy,
-    upsampled_loss_op,
     upsampled_losses,
 )
 from loss_cases import CASES, Case, inputs, reference, run
@@ -190,18 +189,6 @@ def test_a_label_out_of_range_is_an_error(small_blocks, label: int):
     mask[1, 2, 3] = label
     with pytest.raises(RuntimeError, match=f"index {label} is out of bounds"):
         upsampled_cross_entropy(low, mask, align_corners=True)
-
-
-def test_the_operator_is_one_that_compilers_take(small_blocks):
-    low, mask, weights = example()
-    for arguments in ((weights, True, 255, True), (None, False, 255, False)):
-        torch.library.opcheck(upsampled_loss_op, (low.detach(), mask, *arguments), test_utils=("test_schema",))
-        torch.library.opcheck(upsampled_loss_op, (low.detach(), mask, *arguments), test_utils=("test_faketensor",))
-    compiled = torch.compile(upsampled_cross_entropy.__wrapped__, fullgraph=True, backend="aot_eager")
-    total = compiled(low, mask, align_corners=True)
-    expected = upsampled_cross_entropy(low, mask, align_corners=True)
-    assert torch.equal(total, expected)
-    assert torch.equal(torch.autograd.grad(total, low)[0], torch.autograd.grad(expected, low)[0])
 
 
 def test_memory_is_under_a_fifth_of_that_of_interpolating_first():
