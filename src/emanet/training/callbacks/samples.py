@@ -90,11 +90,8 @@ def pixels_of(batch: dict[str, Any], item: int, datamodule: Any) -> Pixels:
 def spread(n: int, batches: int | float) -> dict[int, list[float]]:
     """Positions of ``n`` evenly spread images: batch number -> shares (0..1) of the way through that batch.
 
-    The i-th image lies at the middle of the i-th of n equal parts of the split, whatever the batch size; of a split
-    without a known length, the first n batches give one image each.
+    The i-th image lies at the middle of the i-th of n equal parts of the split, whatever the batch size.
     """
-    if math.isinf(batches):
-        return {batch: [0.0] for batch in range(n)}
     wanted: dict[int, list[float]] = {}
     for position in (np.arange(n) + 0.5) / n * batches:
         wanted.setdefault(int(position), []).append(float(position % 1))

@@ -7,10 +7,10 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
-from rich import box
+from rich.cells import cell_len, set_cell_size
+from rich.columns import Columns
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 from torch import nn
 
 from emanet.common.files import write_json
@@ -194,20 +194,10 @@ def count_parameters(net: nn.Module) -> dict[str, int | None]:
 def print_scores(scores: SegmentationScores, class_names: list[str], console: Console | None = None) -> None:
     """Print the scores of a split: the means, then each class's IoU; a class that occurs nowhere has a dash."""
     console = console or Console()
-    columns = 1 if len(class_names) <= 12 else 2 if len(class_names) <= 40 else 3
-    rows = -(-len(class_names) // columns)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for _ in range(columns):
-        table.add_column("class", overflow="ellipsis", no_wrap=True)
-        table.add_column("IoU", justify="right", no_wrap=True)
-    cells = [
-        (escape(name), "-" if math.isnan(iou) else f"{iou:.4f}")
-        for name, iou in zip(class_names, scores.iou.tolist(), strict=True)
-    ]
-    cells += [("", "")] * (rows * columns - len(cells))
-    for row in range(rows):
-        table.add_row(*(text for column in range(columns) for text in cells[column * rows + row]))
-    console.print(table)
+    width = min(24, max(map(cell_len, class_names)))
+    ious = ("-" if math.isnan(iou) else f"{iou:.4f}" for iou in scores.iou.tolist())
+    cells = [Text(f"{set_cell_size(name, width)} {iou:>6}") for name, iou in zip(class_names, ious, strict=True)]
+    console.print(Columns(cells, column_first=True, padding=(0, 4), title="IoU"))
     averaged = f"over {int(scores.classes_averaged)} of {len(class_names)} classes"
     console.print(f"[bold]mIoU            {scores.miou:.4f}[/bold]  {averaged}", highlight=False)
     console.print(f"pixel accuracy  {scores.pixel_accuracy:.4f}", highlight=False)

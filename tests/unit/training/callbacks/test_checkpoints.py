@@ -63,5 +63,5 @@ def test_the_one_before_the_last_stays_and_a_validation_comes_before_a_save(tmp_
 
 
 def test_less_than_one_step_between_checkpoints_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="every_n_steps must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="every_n_steps must be at least 1, got every_n_steps=0"):
         LastCheckpoint(tmp_path, every_n_steps=0)

@@ -25,10 +25,6 @@ def test_images_are_spread_evenly_whatever_the_batch_size():
         assert chosen == [10, 30, 50, 70, 90]
 
 
-def test_a_split_of_unknown_length_shows_its_first_images():
-    assert spread(2, float("inf")) == {0: [0.0], 1: [0.0]}
-
-
 def test_the_sheet_shows_chosen_images_with_their_true_and_predicted_classes(tmp_path: Path):
     pictures = PredictionSheet(tmp_path, n=5, cell=96)
     make_trainer(tmp_path, [pictures]).fit(make_task(), ColorData(val=10, batch_size=2))
