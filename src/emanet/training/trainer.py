@@ -153,13 +153,8 @@ def pick_precision(precision: str) -> str:
     if torch.cuda.is_available():
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        native = has_cpu_bfloat16()
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16-mixed" if native else "32-true"
-
-
-def has_cpu_bfloat16() -> bool:
-    """Whether this CPU has bfloat16 matrix instructions."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def silence_known_warnings() -> None:

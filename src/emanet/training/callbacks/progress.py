@@ -10,7 +10,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from emanet.common.checks import at_least_one
 
@@ -36,8 +36,7 @@ class RunProgress(ProgressBar):
         self.refresh_every, self.log_every = refresh_every, log_every
         self._console = console
         self._enabled = True
-        self._bars: Progress | None = None
-        self._tasks: dict[str, TaskID] = {}
+        self._bar: Progress | None = None
         self._shown = {"loss": "-", "lr": "-", "miou": "-", "speed": "-"}
         self._first_step = self._last_step = 0
         self._started = 0.0
@@ -53,7 +52,7 @@ class RunProgress(ProgressBar):
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print above the bar."""
-        (self._bars.console if self._bars else Console()).print(*args, **kwargs)
+        (self._bar.console if self._bar else Console()).print(*args, **kwargs)
 
     # --- training ---------------------------------------------------------------------------------------------------
 
@@ -62,7 +61,7 @@ class RunProgress(ProgressBar):
         self._images, self._since = 0, time.monotonic()
         self._started = self._since
         self._first_step = self._last_step = trainer.global_step
-        self._show("run", total_steps(trainer), completed=trainer.global_step)
+        self._open(total_steps(trainer), completed=trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -75,7 +74,7 @@ class RunProgress(ProgressBar):
         if step == self._last_step:  # gradients are being accumulated
             return
         self._last_step = step
-        logs = self._bars is None and step % self.log_every == 0
+        logs = self._bar is None and step % self.log_every == 0
         if step % self.refresh_every == 0 or step == self._first_step + 1 or logs:
             self._refresh(trainer)
         self._update(trainer)
@@ -84,7 +83,7 @@ class RunProgress(ProgressBar):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave the bar as it stands."""
-        if self._bars:
+        if self._bar:
             self._refresh(trainer)
         self._update(trainer)
         self._close()
@@ -101,13 +100,13 @@ class RunProgress(ProgressBar):
             self._shown["speed"] = f"{self._images / (now - self._since):.1f}"
             self._images, self._since = 0, now
 
-    def _update(self, trainer: L.Trainer) -> None:
-        """Move the bar of the run."""
-        if self._bars and "run" in self._tasks:
-            text = f"{self._numbers()}  {self._times(trainer)}"
-            if self._bars.console.width < NARROW:
+    def _update(self, trainer: L.Trainer, validated: str = "") -> None:
+        """Move the bar; ``validated`` says how far a validation has come."""
+        if self._bar:
+            text = f"{validated or self._numbers()}  {self._times(trainer)}"
+            if self._bar.console.width < NARROW:
                 text = text.replace("  ", " ").replace(" img/s", "/s").replace(" spent, ", "<").replace(" left", "")
-            self._bars.update(self._tasks["run"], completed=trainer.global_step, text=text)
+            self._bar.update(self._bar.task_ids[0], completed=trainer.global_step, text=text)
 
     def _numbers(self) -> str:
         """The numbers beside the bar."""
@@ -126,19 +125,21 @@ class RunProgress(ProgressBar):
     # --- validation -------------------------------------------------------------------------------------------------
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Show a second bar."""
-        if not trainer.sanity_checking:
-            batches = trainer.num_val_batches
-            total = sum(batches) if isinstance(batches, list) else batches
-            self._show("validation", None if math.isinf(total) else int(total))
+        """Show a bar, if there is no training that has one."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            self._open(sum(trainer.num_val_batches))
 
-    def on_validation_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Move the second bar."""
-        if self._bars and "validation" in self._tasks:
-            self._bars.advance(self._tasks["validation"])
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        """Move on."""
+        if self._bar and trainer.state.fn != TrainerFn.FITTING:
+            self._bar.advance(self._bar.task_ids[0])
+        else:
+            self._update(trainer, f"validation {batch_idx + 1}/{sum(trainer.num_val_batches)}")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say the scores, and take the second bar away; the speed of the training is counted anew."""
+        """Say the scores; the speed of the training is counted anew."""
         self._images, self._since = 0, time.monotonic()
         if trainer.sanity_checking or not self._enabled:
             return
@@ -146,8 +147,6 @@ class RunProgress(ProgressBar):
         miou, accuracy = (float(scores.get(f"val/{name}", math.nan)) for name in ("miou", "pixel_accuracy"))
         self._shown["miou"] = f"{miou:.4f}"
         if trainer.state.fn == TrainerFn.FITTING:
-            if self._bars:
-                self._bars.remove_task(self._tasks.pop("validation"))
             self._update(trainer)
             log.info("validation at step %d: mIoU %.4f, pixel accuracy %.4f", trainer.global_step, miou, accuracy)
         else:
@@ -164,24 +163,21 @@ class RunProgress(ProgressBar):
         """Give the terminal back."""
         self._close()
 
-    def _show(self, name: str, total: int | None, completed: int = 0) -> None:
-        """Show a bar, on a terminal alone."""
+    def _open(self, total: int | float | None, completed: int = 0) -> None:
+        """Start drawing, on a terminal alone."""
         console = self._console or Console()
-        if not self._enabled or not console.is_terminal:
-            return
-        if self._bars is None:
+        if self._enabled and console.is_terminal:
             bar = BarColumn(bar_width=None if console.width >= NARROW else 6)
             columns = (bar, MofNCompleteColumn(), TextColumn("{task.fields[text]}"))
-            self._bars = Progress(*columns, console=console, refresh_per_second=4, expand=True)
-            self._bars.start()
-        text = "" if name == "run" else name
-        self._tasks[name] = self._bars.add_task("", total=total, completed=completed, text=text)
+            self._bar = Progress(*columns, console=console, refresh_per_second=4, expand=True)
+            self._bar.add_task("", total=total, completed=completed, text="")
+            self._bar.start()
 
     def _close(self) -> None:
-        """Stop drawing; the bars stay as they are."""
-        if self._bars:
-            self._bars.stop()
-        self._bars, self._tasks = None, {}
+        """Stop drawing; the bar stays as it is."""
+        if self._bar:
+            self._bar.stop()
+        self._bar = None
 
 
 def total_steps(trainer: L.Trainer) -> int | None:

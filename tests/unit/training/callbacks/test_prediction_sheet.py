@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from emanet.common.visual import WRONG_COLOUR
@@ -64,8 +63,3 @@ def test_a_folder_that_cannot_be_written_warns_and_training_ends_well(tmp_path: 
     trainer.fit(make_task(), ColorData())
     assert trainer.global_step == 8
     assert "sheet of predictions was not written" in caplog.text
-
-
-def test_a_sheet_without_images_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="number_of_images must be at least 1"):
-        PredictionSheet(tmp_path, n=0)

@@ -6,7 +6,6 @@ import re
 import sys
 from pathlib import Path
 
-import pytest
 from rich.console import Console
 
 from emanet.common.console import ScreenHandler
@@ -100,9 +99,3 @@ def test_log_lines_pass_above_the_bar(tmp_path: Path, monkeypatch):
         logger.removeHandler(handler)
     assert "validation at step 4" in screen.getvalue()
     assert plain.getvalue() == "afterwards\n"
-
-
-@pytest.mark.parametrize("key", ["refresh_every", "log_every"])
-def test_an_interval_below_one_is_refused(key):
-    with pytest.raises(ValueError, match=f"{key} must be at least 1, got {key}=0"):
-        RunProgress(**{key: 0})
