@@ -56,17 +56,6 @@ def keep_previous(path):
     if len(calls) == 2: kill()
 module.keep_previous = keep_previous
 """
-PLAIN_LOADER = """
-from emanet.data.datamodule import SegmentationDataModule as Module
-from torch.utils.data import DataLoader
-ours = Module.train_dataloader
-def train_dataloader(self):
-    loader = ours(self)
-    items = [loader.dataset[0, index] for index in range(len(loader.dataset))]
-    return DataLoader(items, batch_size=2, shuffle=True, drop_last=True, collate_fn=loader.collate_fn)
-Module.train_dataloader = train_dataloader
-import warnings; warnings.filterwarnings("ignore")
-"""
 DEATHS = {
     "in a step": (PLAIN, IN_A_STEP.format(call=4), 2),
     "in validation": (PLAIN, IN_VALIDATION, 4),
@@ -153,15 +142,6 @@ def test_a_run_that_is_killed_ends_as_if_it_had_not_been(zygote, base, whole, tm
         zygote.run(f"resume={run}", cwd=tmp_path)
     assert_same_end(run, whole[str(options)])
     assert not list((run / "checkpoints").glob("*.tmp"))
-
-
-def test_the_test_above_can_tell_a_plain_loader_does_not_resume_exactly(zygote, base, tmp_path):
-    for name in ("whole", "cut"):
-        death, code = (KILL + IN_A_STEP.format(call=5), -signal.SIGKILL) if name == "cut" else ("", 0)
-        zygote.run(*command(base, tmp_path / name), cwd=tmp_path, patch=PLAIN_LOADER + death, code=code)
-    zygote.run(f"resume={tmp_path / 'cut'}", cwd=tmp_path, patch=PLAIN_LOADER)
-    ours, theirs = load(tmp_path / "cut")["state_dict"], load(tmp_path / "whole")["state_dict"]
-    assert not torch.equal(ours["net.fc2.weight"], theirs["net.fc2.weight"])
 
 
 def test_a_truncated_last_checkpoint_is_noticed_and_the_one_before_it_used(zygote, base, whole, tmp_path):

@@ -1,7 +1,10 @@
-"""The progress bar of everything that takes a while on the terminal."""
+"""The terminal: the progress bar of everything that takes a while, and log lines that pass above it."""
 
+import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -33,3 +36,16 @@ def progress_bar(console: Console, text: str, *, unit: str = "bytes") -> Iterato
     with Progress(*columns, console=console, disable=console.quiet) as progress:
         task = progress.add_task(text, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+class ScreenHandler(logging.StreamHandler):
+    """Writes log lines to what standard output is at that moment: above a bar, which puts a stand-in there."""
+
+    @property
+    def stream(self) -> Any:
+        """Standard output."""
+        return sys.stdout
+
+    @stream.setter
+    def stream(self, _stream: Any) -> None:
+        """Nothing: the stream is not the handler's own."""

@@ -18,24 +18,39 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a file beside ``path`` to write to, which becomes ``path`` when the block ends well; its folder is made."""
+def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """Give a file beside ``path`` to write to, which becomes ``path`` when the block ends well; its folder is made.
+
+    If ``durable``, it is flushed to the disk first, and its folder afterwards where the system can do that: a power cut
+    leaves the old file or the new one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
+        if durable:
+            flush(temporary)
         temporary.replace(path)
+        if durable and os.name == "posix":
+            flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file, with its folder: it is either the old one or the new one, never half of it."""
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with replacing(path, durable=True) as temporary, temporary.open("w", encoding="utf-8") as file:
         json.dump(content, file, indent=2, allow_nan=False)
         file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
+
+
+def flush(path: Path) -> None:
+    """Have the system write a file or folder to its disk."""
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -11,18 +11,13 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("lightning", "timm", "albumentations", "torchmetrics", "hydra-core", "numpy")
+PACKAGES = ("emanet", "lightning", "timm", "albumentations", "torchmetrics", "hydra-core", "numpy")
 
 
 def versions() -> dict[str, str | None]:
     """Versions of Python and of the packages that a result can depend on; ``None`` for one that is not installed."""
-
-    return {
-        "emanet": version("emanet"),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        **{name: installed_version(name) for name in PACKAGES},
-    }
+    exact = {"python": platform.python_version(), "torch": torch.__version__}  # with the build, such as +cu130
+    return exact | {name: installed_version(name) for name in PACKAGES}
 
 
 def installed_version(package: str) -> str | None:

@@ -6,6 +6,7 @@ times, and a hundred milliseconds become seconds. Tasks meet once, at their end.
 """
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -30,16 +31,21 @@ def in_parallel(function: Callable[[Task], Result], tasks: Sequence[Task], *, de
 
     if device.type != "cpu" or threads == 1 or len(tasks) == 1:
         return [run(task) for task in tasks]
-    try:
-        return list(pool(os.getpid(), threads).map(run, tasks))
-    finally:
-        torch.set_num_threads(threads)  # a new thread's setting is its own, but becomes the default of later ones
+    return list(pool(os.getpid(), threads).map(run, tasks))
 
 
 @cache
 def pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Threads that compute alone; of one process, as they do not survive a fork."""
-    return ThreadPoolExecutor(threads, "emanet", initializer=compute_alone)
+    """Threads that compute alone; of one process, as they do not survive a fork.
+
+    All of them start here. A thread's number becomes the default of later threads, and its first use of PyTorch takes
+    over the default: one that started late would do both at any time.
+    """
+    together = threading.Barrier(threads)
+    executor = ThreadPoolExecutor(threads, "emanet", initializer=compute_alone)
+    list(executor.map(lambda _: together.wait(), range(threads)))
+    torch.set_num_threads(threads)
+    return executor
 
 
 def compute_alone() -> None:

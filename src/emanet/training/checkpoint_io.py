@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from emanet.common.errors import EMANetError
+from emanet.common.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -38,24 +39,17 @@ class SafeCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(dict(checkpoint), path, storage_options)
             return
         path = Path(path)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._sweep(path.parent)
-            with temporary.open("wb") as file:
+            with replacing(path, durable=True) as temporary, temporary.open("wb") as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            sync_folder(path.parent)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             cause = str(error).splitlines()[0]
             raise CheckpointError(
                 f"the checkpoint {path} could not be written ({cause}); what it held before is untouched. Is the disk "
                 "full or read-only? Make room and go on with resume=RUN_FOLDER"
             ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = lambda storage, loc: storage, weights_only: bool | None = None
@@ -71,14 +65,3 @@ class SafeCheckpointIO(TorchCheckpointIO):
         for stale in folder.glob("*.ckpt.*.tmp"):
             log.info("removing %s, left by a run that was killed", stale)
             stale.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk, so that a rename survives a power cut; where the system can do that."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,6 +1,7 @@
 """Optimizers: any of torch.optim, over groups of parameters that rules make (FACTS section 3)."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, Literal
@@ -19,6 +20,7 @@ PAPER = {
 }
 
 
+@dataclass
 class Rule:
     """What holds for some parameters: those of a kind, with a name, or both.
 
@@ -34,22 +36,17 @@ class Rule:
         ValueError: for values out of range.
     """
 
-    def __init__(
-        self,
-        *,
-        kind: str | None = None,
-        name: str | None = None,
-        lr_factor: float = 1.0,
-        weight_decay: float | None = None,
-        freeze: bool = False,
-    ) -> None:
-        one_of((*Kind.__args__, None), kind=kind)  # type: ignore[attr-defined]
-        if not 0 <= lr_factor < float("inf"):
-            raise ValueError(f"lr_factor must be 0 or more, got lr_factor={lr_factor}")
-        if weight_decay is not None and not 0 <= weight_decay < float("inf"):
-            raise ValueError(f"weight_decay must be 0 or more, got weight_decay={weight_decay}")
-        self.kind, self.name = kind, name
-        self.lr_factor, self.weight_decay, self.freeze = lr_factor, weight_decay, freeze
+    kind: str | None = None
+    name: str | None = None
+    lr_factor: float = 1.0
+    weight_decay: float | None = None
+    freeze: bool = False
+
+    def __post_init__(self) -> None:
+        one_of((*Kind.__args__, None), kind=self.kind)  # type: ignore[attr-defined]
+        for name, value in (("lr_factor", self.lr_factor), ("weight_decay", self.weight_decay)):
+            if value is not None and not 0 <= value < float("inf"):
+                raise ValueError(f"{name} must be 0 or more, got {name}={value}")
 
     def covers(self, name: str, parameter: nn.Parameter) -> bool:
         """Whether it holds for a parameter."""

@@ -153,6 +153,10 @@ class SegmentationTask(L.LightningModule):
         checkpoint["validation"] = self.validation
         checkpoint["classes"] = {"names": self.class_names, "palette": self.palette}
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Know the last validation again."""
+        self.validation = checkpoint.get("validation", {})
+
 
 def arguments_of(function: Callable[..., Any]) -> set[str]:
     """Names that a function, or a partial call, still takes."""

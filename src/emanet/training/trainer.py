@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
@@ -29,7 +30,7 @@ class TrainerSetup:
     """How a network is trained or evaluated: the values of the group ``trainer``.
 
     Args:
-        accelerator, devices, num_nodes: see Lightning's Trainer.
+        accelerator: see Lightning's Trainer.
         strategy: ``auto``, which is ``ddp`` on several devices; ``ddp`` averages running statistics and broadcasts no
             buffers, see :mod:`emanet.training.distributed`; any other of Lightning's is handed on untried.
         precision: ``32-true``, ``bf16-mixed``, ``16-mixed``, ``64-true``, or ``auto``: bf16-mixed where the
@@ -38,7 +39,6 @@ class TrainerSetup:
         max_epochs: passes over the data, if they end before ``max_steps``; ``None``: no limit.
         accumulate_grad_batches: batches per optimizer step.
         val_every_n_steps: optimizer steps between validations.
-        limit_train_batches, limit_val_batches: of a pass: a number, a share, or ``None`` for all.
         sync_batchnorm: ``None``: on where CUDA and more than one device.
         matmul_precision: of float32 products: ``highest``, ``high`` or ``medium``.
         channels_last: memory format of the network.
@@ -53,50 +53,39 @@ class TrainerSetup:
         self,
         *,
         accelerator: str = "auto",
-        devices: int | str | list[int] = 1,
-        num_nodes: int = 1,
         strategy: str = "auto",
         precision: str = "32-true",
         max_steps: int = 30_000,
         max_epochs: int | None = None,
         accumulate_grad_batches: int = 1,
         val_every_n_steps: int = 2500,
-        limit_train_batches: int | float | None = None,
-        limit_val_batches: int | float | None = None,
-        num_sanity_val_steps: int = 0,
-        log_every_n_steps: int = 10,
-        gradient_clip_val: float | None = None,
         sync_batchnorm: bool | None = None,
         matmul_precision: str = "highest",
         channels_last: bool = False,
         compile: bool = False,
         **options: Any,
     ) -> None:
-        at_least_one(num_nodes=num_nodes, accumulate_grad_batches=accumulate_grad_batches)
-        at_least_one(val_every_n_steps=val_every_n_steps, log_every_n_steps=log_every_n_steps)
+        at_least_one(accumulate_grad_batches=accumulate_grad_batches, val_every_n_steps=val_every_n_steps)
+        at_least_one(**{key: options[key] for key in ("num_nodes", "log_every_n_steps") if key in options})
         one_of(PRECISIONS, precision=precision)
         one_of(("highest", "high", "medium"), matmul_precision=matmul_precision)
         if max_steps == -1 and (max_epochs is None or max_epochs < 1):
             raise ValueError(f"max_steps=-1 needs max_epochs of at least 1, got max_epochs={max_epochs}")
         if max_steps != -1:
             at_least_one(max_steps=max_steps, max_epochs=1 if max_epochs is None else max_epochs)
-        if gradient_clip_val is not None and not 0 < gradient_clip_val < math.inf:
-            raise ValueError(f"gradient_clip_val must be null or a positive number, got {gradient_clip_val}")
-        if limit_train_batches is not None and limit_train_batches <= 0:
-            raise ValueError(f"limit_train_batches must be null or more than 0, got {limit_train_batches}")
-        self.accelerator, self.devices, self.num_nodes = accelerator, devices, num_nodes
-        self.strategy, self.precision, self.sync_batchnorm = strategy, precision, sync_batchnorm
-        self.matmul_precision, self.channels_last, self.compile = matmul_precision, channels_last, compile
+        for name in ("gradient_clip_val", "limit_train_batches"):
+            if (value := options.get(name)) is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be null or more than 0, got {value}")
+        self.precision, self.sync_batchnorm, self.matmul_precision = precision, sync_batchnorm, matmul_precision
+        self.channels_last, self.compile = channels_last, compile
         self.options: dict[str, Any] = {
+            "accelerator": accelerator,
+            "strategy": strategy,
             "max_steps": max_steps,
             "max_epochs": -1 if max_epochs is None else max_epochs,
             "accumulate_grad_batches": accumulate_grad_batches,
             "val_check_interval": val_every_n_steps * accumulate_grad_batches,
-            "limit_train_batches": limit_train_batches,
-            "limit_val_batches": limit_val_batches,
-            "num_sanity_val_steps": num_sanity_val_steps,
-            "log_every_n_steps": log_every_n_steps,
-            "gradient_clip_val": gradient_clip_val,
+            "num_sanity_val_steps": 0,
             **options,
         }
 
@@ -132,20 +121,16 @@ class TrainerSetup:
         """
         silence_known_warnings()
         torch.set_float32_matmul_precision(self.matmul_precision)
-        on_cuda = self.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+        StrategyRegistry.register("ddp", SharedStatisticsDDPStrategy, override=True)
+        plugins: list[Any] = [SafeCheckpointIO()]
+        if SLURMEnvironment.detect() and "TORCHELASTIC_RUN_ID" not in os.environ:
+            # Lightning's own requeueing saves inside the signal handler, and waits for ever for a slow device
+            plugins.append(SLURMEnvironment(auto_requeue=False))
+        on_cuda = self.options["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available()
         try:
-            many = self.count_devices(torch.cuda.device_count() if on_cuda else 1) * self.num_nodes > 1
-            plugins: list[Any] = [SafeCheckpointIO()]
-            if SLURMEnvironment.detect() and "TORCHELASTIC_RUN_ID" not in os.environ:
-                # Lightning's own requeueing saves inside the signal handler, and waits for ever for a slow device
-                plugins.append(SLURMEnvironment(auto_requeue=False))
             return L.Trainer(
-                accelerator=self.accelerator,
-                devices=self.devices,
-                num_nodes=self.num_nodes,
-                strategy=self.pick_strategy(many),
                 precision=pick_precision(self.precision),  # type: ignore[arg-type]
-                sync_batchnorm=many and on_cuda if self.sync_batchnorm is None else self.sync_batchnorm,
+                sync_batchnorm=on_cuda if self.sync_batchnorm is None else self.sync_batchnorm,
                 **self.options,
                 check_val_every_n_epoch=None,
                 use_distributed_sampler=False,  # the data module shards: evaluation must not repeat images
@@ -160,21 +145,6 @@ class TrainerSetup:
         except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
             raise ConfigError(f"trainer: {str(error).replace('Trainer.__init__()', 'Lightning')}") from error
 
-    def pick_strategy(self, many: bool) -> Any:
-        """Ours in place of Lightning's DDP."""
-        if self.strategy == "ddp" or (self.strategy == "auto" and many):
-            return SharedStatisticsDDPStrategy()
-        return self.strategy
-
-    def count_devices(self, available: int) -> int:
-        """Number of devices that are asked for: a number, a list, or all (``auto`` and -1)."""
-        if isinstance(self.devices, list):
-            return len(self.devices)
-        text = str(self.devices)
-        if text in ("auto", "-1"):
-            return available
-        return len(text.strip(",").split(",")) if "," in text else int(text)
-
 
 def pick_precision(precision: str) -> str:
     """``auto`` is bfloat16 where the hardware multiplies it natively, else float32."""
@@ -183,13 +153,8 @@ def pick_precision(precision: str) -> str:
     if torch.cuda.is_available():
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        native = has_cpu_bfloat16()
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16-mixed" if native else "32-true"
-
-
-def has_cpu_bfloat16() -> bool:
-    """Whether this CPU has bfloat16 matrix instructions."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def silence_known_warnings() -> None:

@@ -16,7 +16,6 @@ from emanet.common.visual import (
     legend,
     legend_of,
     overlay,
-    resize,
     resize_labels,
     sheet,
     sheet_width,
@@ -57,11 +56,6 @@ def test_an_error_map_marks_wrong_pixels_and_leaves_ignored_ones_out():
     assert picture.tolist() == [[[127] * 3, list(WRONG_COLOUR)], [[127] * 3, list(IGNORE_COLOUR)]]
 
 
-def test_an_error_map_of_a_white_image_is_pale_everywhere():
-    labels = np.zeros((2, 2), np.uint8)
-    assert error_map(np.full((2, 2, 3), 255, np.uint8), labels, labels).tolist() == [[[254] * 3] * 2] * 2
-
-
 def test_denormalizing_undoes_the_normalization_of_every_8_bit_color():
     colors = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -84,12 +78,6 @@ def test_the_longer_side_fits_and_the_shape_stays(size, expected):
 def test_resizing_labels_invents_no_label_and_doubling_repeats_each_pixel():
     np.testing.assert_array_equal(resize_labels(MASK, 4, 4), MASK.repeat(2, 0).repeat(2, 1))
     np.testing.assert_array_equal(resize_labels(resize_labels(MASK, 7, 9), 2, 2), MASK)
-
-
-def test_resizing_colors_that_mean_a_class_invents_no_color():
-    picture = resize(colorize(MASK, PALETTE), 7, 5, smooth=False)
-    assert picture.shape == (7, 5, 3)
-    assert colors_of(Image.fromarray(picture)) == {(10, 20, 30), (200, 100, 0), (0, 0, 255), IGNORE_COLOUR}
 
 
 def test_a_legend_shows_the_classes_that_occur_and_no_others():

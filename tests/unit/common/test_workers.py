@@ -6,6 +6,7 @@ import threading
 import pytest
 import torch
 
+from emanet.common import workers
 from emanet.common.workers import in_parallel
 
 CPU = torch.device("cpu")
@@ -36,6 +37,26 @@ def test_the_callers_and_later_threads_keep_their_number_of_threads():
     later.start()
     later.join()
     assert seen == [2, 2]
+
+
+def test_a_thread_that_starts_late_does_not_change_the_number_of_later_threads(monkeypatch: pytest.MonkeyPatch):
+    real, slow = workers.compute_alone, threading.Event()
+
+    def start() -> None:  # the second thread only starts when the first could have done everything
+        if threading.current_thread().name.endswith("_1"):
+            slow.wait(0.5)
+        real()
+
+    monkeypatch.setattr(workers, "compute_alone", start)
+    workers.pool.cache_clear()
+    in_parallel(lambda _: None, range(4), device=CPU)
+    slow.set()
+    seen: list[int] = []
+    for _ in range(20):
+        later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+        later.start()
+        later.join()
+    assert set(seen) == {2}
 
 
 def test_one_task_or_one_thread_needs_no_other():

@@ -42,19 +42,23 @@ def test_a_run_of_a_study_is_named_by_its_swept_values_and_grouped_and_tagged_by
     assert described == ("K=64 seed=0", "voc/K", "train", ["a", "K"])
 
 
-def test_keys_that_end_alike_are_written_out():
-    described = describe_run(config(swept=["model.momentum", "optimizer.momentum", "model.K"]), RUN)
-    assert described.name == "model.momentum=0.9 optimizer.momentum=0.5 K=64"
-
-
-def test_values_are_written_as_on_the_command_line():
-    described = describe_run(config(swept=["model.pretrained", "init_from", "model.multi_grid"]), RUN)
-    assert described.name == "pretrained=false init_from=null multi_grid=[1,2,4]"
-
-
-def test_overrides_of_a_sweep_follow_what_the_study_names_and_repeat_nothing():
-    choices = ["model.K=64", "seed=0", "dataset=voc", "+optimizer.lr='0.1'"]
-    assert describe_run(config(swept=["model.K"]), RUN, choices).name == "K=64 seed=0 dataset=voc lr=0.1"
+@pytest.mark.parametrize(
+    ("swept", "choices", "name"),
+    [
+        # keys that end alike are written out
+        (["model.momentum", "optimizer.momentum", "model.K"], [], "model.momentum=0.9 optimizer.momentum=0.5 K=64"),
+        # values as on the command line
+        (
+            ["model.pretrained", "init_from", "model.multi_grid"],
+            [],
+            "pretrained=false init_from=null multi_grid=[1,2,4]",
+        ),
+        # overrides of a sweep follow what the study names, and repeat nothing
+        (["model.K"], ["model.K=64", "seed=0", "dataset=voc", "+optimizer.lr='0.1'"], "K=64 seed=0 dataset=voc lr=0.1"),
+    ],
+)
+def test_a_run_of_a_sweep_is_named_by_what_varies(swept: list[str], choices: list[str], name: str):
+    assert describe_run(config(swept=swept), RUN, choices).name == name
 
 
 def test_a_name_is_no_longer_than_wandb_takes_it():

@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from emanet.common.visual import Pixels, denormalize
+from emanet.common.visual import Pixels
 from emanet.inference.attention import attention_sheet
 from emanet.inference.bases import Look, cosines, has_bases, look, measure
 from emanet.inference.similarity import similarity_picture
-from emanet.training.callbacks.samples import ImageListener
-from emanet.training.callbacks.wandb_media import Attempt, wandb_logger
+from emanet.training.callbacks.samples import ImageListener, pixels_of
+from emanet.training.callbacks.wandb_media import showing, wandb_logger
 
 
 class BasesMonitor(ImageListener):
@@ -25,20 +25,13 @@ class BasesMonitor(ImageListener):
     Args:
         n_images: number of images, evenly spread over the validation split.
         cell: longest side of a base's map in the pictures, in pixels.
-        every_n_validations: log the pictures of every n-th validation; 0: none.
     """
 
-    def __init__(self, *, n_images: int = 4, cell: int = 96, every_n_validations: int = 1) -> None:
-        super().__init__(n_images)
-        if every_n_validations < 0:
-            raise ValueError(f"every_n_validations must be 0 (no pictures) or more, got {every_n_validations}")
-        self.cell = cell
-        self.every_n_validations = every_n_validations
-        self._validations = 0
+    def __init__(self, *, n_images: int = 4, cell: int = 96) -> None:
+        super().__init__(n_images, cell)
         self._previous: Tensor | None = None
         self._looks: list[Look] = []
         self._images: list[tuple[str, Pixels]] = []
-        self._attempt = Attempt("pictures of the bases could not be logged")
 
     def listens(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
         """If there are bases."""
@@ -61,10 +54,8 @@ class BasesMonitor(ImageListener):
         image = batch["image"][item : item + 1]
         with trainer.precision_plugin.forward_context():
             self._looks.append(look(pl_module.net, image))
-        if self._shows(trainer):
-            data: Any = trainer.datamodule  # type: ignore[attr-defined]
-            pixels = denormalize(image[0].float().cpu().numpy(), tuple(data.mean), tuple(data.std))
-            self._images.append((str(batch["name"][item]), pixels))
+        if wandb_logger(trainer) is not None:
+            self._images.append((str(batch["name"][item]), pixels_of(batch, item, trainer.datamodule)))  # type: ignore[attr-defined]
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the scalars, beside the scores of this validation."""
@@ -77,43 +68,31 @@ class BasesMonitor(ImageListener):
         self._previous = stored
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the pictures."""
-        if self._looks and self._shows(trainer):
-            self._attempt(lambda: self._log_pictures(trainer, pl_module))
-        self._validations += bool(self._looks)
-
-    def _shows(self, trainer: L.Trainer) -> bool:
-        """Whether somebody looks at the pictures of this validation."""
-        every = self.every_n_validations
-        return every > 0 and self._validations % every == 0 and wandb_logger(trainer) is not None
-
-    def _log_pictures(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A sheet for each image, bases in a fixed order so that W&B's slider shows them change; then the cosines."""
-        logger = wandb_logger(trainer)
-        if logger is None:
+        """Log a sheet for each image, bases in a fixed order so that W&B's slider shows change; then the cosines."""
+        if not self._images:
             return
         import wandb  # only where it is chosen
 
         net: Any = pl_module.net
-        step = trainer.global_step
-        sheets = []
-        for (name, pixels), seen in zip(self._images, self._looks, strict=True):
-            maps = seen.maps.float().numpy()
-            title = f"{name}   step {step}"
-            sheet = attention_sheet(pixels, maps, stride=net.output_stride, title=title, by_share=False, cell=self.cell)
-            sheets.append(wandb.Image(sheet, caption=name, file_type="jpg"))
-        shares = torch.cat([seen.z for seen in self._looks]).mean(dim=0)
-        matrix = similarity_picture(cosines(stored_bases(net)).numpy(), shares.numpy(), title=f"step {step}")
-        media = {"bases/attention": sheets, "bases/cosines": [wandb.Image(matrix)]}
-        logger.log_metrics(media, step=step)  # type: ignore[arg-type]
+        with showing(trainer, "pictures of the bases") as log_media:
+            sheets = []
+            for (name, pixels), seen in zip(self._images, self._looks, strict=True):
+                title = f"{name}   step {trainer.global_step}"
+                options = {"stride": net.output_stride, "title": title, "by_share": False, "cell": self.size}
+                sheet = attention_sheet(pixels, seen.maps.float().numpy(), **options)
+                sheets.append(wandb.Image(sheet, caption=name, file_type="jpg"))
+            shares = torch.cat([seen.z for seen in self._looks]).mean(dim=0)
+            title = f"step {trainer.global_step}"
+            matrix = similarity_picture(cosines(stored_bases(net)).numpy(), shares.numpy(), title=title)
+            log_media({"bases/attention": sheets, "bases/cosines": [wandb.Image(matrix)]})
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run measures the drift from."""
-        return {"previous": self._previous, "validations": self._validations}
+        return {"previous": self._previous}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there."""
-        self._previous, self._validations = state_dict["previous"], state_dict["validations"]
+        self._previous = state_dict["previous"]
 
 
 def stored_bases(net: Any) -> Float[Tensor, "c k"]:

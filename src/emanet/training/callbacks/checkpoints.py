@@ -8,6 +8,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
+from emanet.common.checks import at_least_one
+
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 
@@ -24,8 +26,7 @@ class LastCheckpoint(Checkpoint):
     """
 
     def __init__(self, run_dir: str | Path, *, every_n_steps: int = 1000) -> None:
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
+        at_least_one(every_n_steps=every_n_steps)
         self.path = Path(run_dir) / "checkpoints" / LAST
         self.every_n_steps = every_n_steps
         self._saved_step = 0

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from emanet.common.checks import at_least_one, one_of
 from emanet.common.errors import EMANetError
 
 log = logging.getLogger(__name__)
@@ -54,13 +55,10 @@ class Guard(L.Callback):
     def __init__(
         self, *, action: str = "stop", max_loss: float | None = 100.0, every_n_steps: int = 10, max_skips: int = 10
     ) -> None:
-        if action not in ACTIONS:
-            raise ValueError(f"action must be one of {', '.join(ACTIONS)}, got {action!r}")
+        one_of(ACTIONS, action=action)
         if max_loss is not None and not max_loss > 0:
             raise ValueError(f"max_loss must be null or a positive number, got {max_loss}")
-        for name, value in (("every_n_steps", every_n_steps), ("max_skips", max_skips)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        at_least_one(every_n_steps=every_n_steps, max_skips=max_skips)
         self.action, self.max_loss = action, math.inf if max_loss is None else max_loss
         self.every_n_steps, self.max_skips = every_n_steps, max_skips
         self.skipped = 0
@@ -125,8 +123,8 @@ class Guard(L.Callback):
             if any(verdicts):
                 raise BadStepError(
                     describe(steps[verdicts.index(True)], trainer.world_size)
-                    + ". Look at these images and masks, or lower optim.lr; callbacks.guard.action=skip leaves such "
-                    "steps out"
+                    + ". Look at these images and masks, or lower optimizer.lr; callbacks.guard.action=skip leaves "
+                    "such steps out"
                 )
 
     def _keep_or_undo(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:

@@ -10,14 +10,14 @@ from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 
 from emanet.common.visual import SheetRow, colorize, error_map, legend_of, sheet, sheet_width
-from emanet.training.callbacks.samples import Sample, SampleListener
+from emanet.training.callbacks.samples import ImageListener, Sample
 
 log = logging.getLogger(__name__)
 
 COLUMNS = ("image", "truth", "prediction", "errors")
 
 
-class PredictionSheet(SampleListener):
+class PredictionSheet(ImageListener):
     """Write ``predictions.png`` from the last validation.
 
     Args:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
+from emanet.common.checks import at_least_one
 from emanet.common.visual import Labels, Pixels, denormalize, fit_size, resize, resize_labels
 
 
@@ -22,15 +23,16 @@ class Sample(NamedTuple):
 
 
 class ImageListener(L.Callback):
-    """Looks at ``n`` evenly spread images of every validation, the same each time, on the first device alone.
+    """Keeps ``n`` evenly spread images of every validation, the same each time, on the first device alone.
 
-    A subclass says in :meth:`look` what it does with an image, and in :meth:`listens` whether it wants any this time.
+    They are scaled down to at most ``size`` pixels a side; only the batches that hold one are brought to the host. A
+    subclass says in :meth:`listens` whether it wants any this time, and may do something else with an image.
     """
 
-    def __init__(self, n: int) -> None:
-        if n < 1:
-            raise ValueError(f"the number of images must be at least 1, got {n}")
-        self.n = n
+    def __init__(self, n: int, size: int) -> None:
+        at_least_one(number_of_images=n)
+        self.n, self.size = n, size
+        self.samples: list[Sample] = []  #: of the last validation that was looked at
         self._wanted: dict[int, list[float]] = {}
 
     def listens(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
@@ -40,20 +42,17 @@ class ImageListener(L.Callback):
     def look(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: dict[str, Any], item: int
     ) -> None:
-        """Look at image number ``item`` of a batch; ``outputs`` are the batch's predicted classes (b, h, w)."""
-        raise NotImplementedError
-
-    @property
-    def listening(self) -> bool:
-        """Whether this validation is looked at; never on another device than the first."""
-        return bool(self._wanted)
+        """Keep image number ``item`` of a batch; ``outputs`` are the batch's predicted classes (b, h, w)."""
+        if isinstance(outputs, Tensor):
+            self.samples.append(self._sample(batch, outputs, item, trainer.datamodule))  # type: ignore[attr-defined]
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Choose the images."""
+        """Choose the images, forget the earlier ones."""
         self._wanted = {}
         if trainer.is_global_zero and not trainer.sanity_checking and self.listens(trainer, pl_module):
             batches = trainer.num_val_batches
             self._wanted = spread(self.n, batches[0] if isinstance(batches, list) else batches)
+            self.samples = []
 
     def on_validation_batch_end(
         self,
@@ -69,56 +68,30 @@ class ImageListener(L.Callback):
         for item in sorted({int(share * len(batch["image"])) for share in shares}):
             self.look(trainer, pl_module, outputs, batch, item)
 
-
-class SampleListener(ImageListener):
-    """Keeps the chosen images with truth and prediction, scaled down to at most ``size`` pixels a side.
-
-    Only the batches that hold a chosen image are brought to the host.
-    """
-
-    def __init__(self, n: int, size: int) -> None:
-        super().__init__(n)
-        self.size = size
-        self.samples: list[Sample] = []  #: of the last validation that was looked at
-
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Choose the images, forget the earlier ones."""
-        super().on_validation_start(trainer, pl_module)
-        if self.listening:
-            self.samples = []
-
-    def look(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: dict[str, Any], item: int
-    ) -> None:
-        """Keep an image."""
-        if isinstance(outputs, Tensor):
-            self.samples.append(self._sample(batch, outputs, item, trainer.datamodule))  # type: ignore[attr-defined]
-
     def _sample(self, batch: dict[str, Any], prediction: Int[Tensor, "b h w"], item: int, datamodule: Any) -> Sample:
         """Bring one image of a batch to the host and to its size in pictures."""
-        image = denormalize(batch["image"][item].float().cpu().numpy(), tuple(datamodule.mean), tuple(datamodule.std))
-        truth = batch["mask"][item].cpu().numpy()
-        predicted = prediction[item].cpu().numpy()
+        truth, predicted = batch["mask"][item].cpu().numpy(), prediction[item].cpu().numpy()
         labeled = truth != datamodule.ignore_index
-        accuracy = float((truth == predicted)[labeled].mean()) if labeled.any() else math.nan
         height, width = fit_size(truth.shape[0], truth.shape[1], self.size)
         return Sample(
             name=str(batch["name"][item]),
-            image=resize(image, height, width),
+            image=resize(pixels_of(batch, item, datamodule), height, width),
             truth=resize_labels(truth, height, width),
             prediction=resize_labels(predicted, height, width),
-            pixel_accuracy=accuracy,
+            pixel_accuracy=float((truth == predicted)[labeled].mean()) if labeled.any() else math.nan,
         )
+
+
+def pixels_of(batch: dict[str, Any], item: int, datamodule: Any) -> Pixels:
+    """An image of a batch as it was before it was normalized."""
+    return denormalize(batch["image"][item].float().cpu().numpy(), tuple(datamodule.mean), tuple(datamodule.std))
 
 
 def spread(n: int, batches: int | float) -> dict[int, list[float]]:
     """Positions of ``n`` evenly spread images: batch number -> shares (0..1) of the way through that batch.
 
-    The i-th image lies at the middle of the i-th of n equal parts of the split, whatever the batch size; of a split
-    without a known length, the first n batches give one image each.
+    The i-th image lies at the middle of the i-th of n equal parts of the split, whatever the batch size.
     """
-    if math.isinf(batches):
-        return {batch: [0.0] for batch in range(n)}
     wanted: dict[int, list[float]] = {}
     for position in (np.arange(n) + 0.5) / n * batches:
         wanted.setdefault(int(position), []).append(float(position % 1))

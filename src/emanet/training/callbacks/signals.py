@@ -12,6 +12,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
+from emanet.common.checks import at_least_one
 from emanet.common.interrupts import InterruptedRunError, Interrupts, Request
 from emanet.training.callbacks.checkpoints import LastCheckpoint, validation_follows
 from emanet.training.loggers import close_loggers
@@ -33,8 +34,7 @@ class SaveOnSignal(Checkpoint):  # as such Lightning calls it last, when the oth
     """
 
     def __init__(self, run_dir: str | Path, *, every_n_steps: int = 10) -> None:
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
+        at_least_one(every_n_steps=every_n_steps)
         self.run_dir = Path(run_dir)
         self.every_n_steps = every_n_steps
         self.interrupts = Interrupts()

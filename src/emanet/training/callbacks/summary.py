@@ -7,10 +7,10 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
-from rich import box
+from rich.cells import cell_len, set_cell_size
+from rich.columns import Columns
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 from torch import nn
 
 from emanet.common.files import write_json
@@ -34,27 +34,23 @@ class RunSummary(L.Callback):
         self._totals = {"seconds": 0.0, "seconds_total": 0.0, "images": 0}
         self._best: dict[str, Any] = {"val/miou_best": None, "val/miou_best_step": None}
         self._last: dict[str, Any] = no_scores()
-        self._scores: SegmentationScores | None = None
         self._facts: dict[str, Any] = {}
-        self._started: float | None = None  # time.monotonic() from which seconds_total are still to be added
-        self._training: float | None = None  # the same for seconds; None during a validation
+        self._since = time.monotonic()  # from which the totals are still to be added to
+        self._training = False  # whether that time counts as training
 
-    # --- time and images --------------------------------------------------------------------------------------------
+    # --- time, images and scores ------------------------------------------------------------------------------------
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Start the clock."""
-        if stage == "fit":
-            self._started = time.monotonic()
+        self._since = time.monotonic()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write what is known from the start; of a resumed run, drop the metrics beyond its checkpoint."""
-        self._training = time.monotonic()
+        """Say that the run is under way; of a resumed run, drop the metrics beyond its checkpoint."""
+        self._settle(training=True)
         for logger in trainer.loggers:
             if isinstance(logger, RunCSVLogger):
                 logger.drop_from(trainer.global_step)
-        if trainer.is_global_zero:
-            self._facts = run_facts(trainer, pl_module)
-            self._write(trainer, "running")
+        self._write(trainer, pl_module, "running")
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -62,74 +58,66 @@ class RunSummary(L.Callback):
         """Count the images of all devices."""
         self._totals["images"] += len(batch["image"]) * trainer.world_size
 
-    def _settle(self) -> None:
-        """Add the time since the last call to the totals."""
-        now = time.monotonic()
-        if self._started is not None:
-            self._totals["seconds_total"] += now - self._started
-            self._started = now
-        if self._training is not None:
-            self._totals["seconds"] += now - self._training
-            self._training = now
-
-    # --- scores -----------------------------------------------------------------------------------------------------
-
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop the clock of the training."""
-        self._settle()
-        self._training = None
+        self._settle(training=False)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take over the scores of this validation."""
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
         scores: SegmentationScores = pl_module.metrics.compute()  # type: ignore[operator, union-attr]
-        self._scores = scores
         self._last = named_scores(scores, pl_module.class_names)  # type: ignore[arg-type]
         miou, best = self._last["val/miou"], self._best["val/miou_best"]
         if miou is not None and (best is None or miou > best):
             self._best = {"val/miou_best": miou, "val/miou_best_step": trainer.global_step}
-        self._settle()
-        self._training = time.monotonic()
-        self._write(trainer, "running")
-
-    # --- the end ----------------------------------------------------------------------------------------------------
+        self._settle(training=True)
+        self._write(trainer, pl_module, "running")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop the clock of the training, before the last checkpoint is written."""
-        self._settle()
-        self._training = None
+        self._settle(training=False)
+
+    def _settle(self, training: bool | None = None) -> None:
+        """Add the time since the last call to the totals; from now on it may count as training, or not."""
+        passed, self._since = time.monotonic() - self._since, time.monotonic()
+        self._totals["seconds_total"] += passed
+        self._totals["seconds"] += passed if self._training else 0.0
+        self._training = self._training if training is None else training
+
+    # --- the end ----------------------------------------------------------------------------------------------------
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the end of the run, and print it."""
-        self._write(trainer, "finished")
-        if trainer.is_global_zero:
-            parameters = count_parameters(pl_module.net)["total"]  # type: ignore[arg-type]
-            facts = {"parameters": parameters, "images_per_second": self._images_per_second()}
-            for logger in trainer.loggers:
-                if callable(summarize := getattr(logger, "summarize", None)):
-                    summarize(self._best | facts)
-            console = Console()
-            if self._scores is not None:
-                print_scores(self._scores, pl_module.class_names, console)  # type: ignore[arg-type]
-            seconds = self._totals["seconds_total"]
-            steps = f"{trainer.global_step} steps in {seconds:.0f} s, {self._images_per_second():.1f} images/s"
-            console.print(f"{steps}\nrun folder: {self.path.parent}", highlight=False, soft_wrap=True, markup=False)
+        self._write(trainer, pl_module, "finished")
+        if not trainer.is_global_zero:
+            return
+        facts = {"parameters": self._facts["parameters"]["total"], "images_per_second": self._images_per_second()}
+        for logger in trainer.loggers:
+            if callable(summarize := getattr(logger, "summarize", None)):
+                summarize(self._best | facts)
+        console, metrics = Console(), pl_module.metrics
+        if metrics.update_called:  # type: ignore[union-attr]  # not in a resumed run that was at its end already
+            print_scores(metrics.compute(), pl_module.class_names, console)  # type: ignore[arg-type, operator, union-attr]
+        seconds = self._totals["seconds_total"]
+        steps = f"{trainer.global_step} steps in {seconds:.0f} s, {self._images_per_second():.1f} images/s"
+        console.print(f"{steps}\nrun folder: {self.path.parent}", highlight=False, soft_wrap=True, markup=False)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Write why the run ended early."""
         status = "stopped" if isinstance(exception, (InterruptedRunError, KeyboardInterrupt)) else "failed"
-        self._write(trainer, status, error=f"{type(exception).__name__}: {exception}")
+        self._write(trainer, pl_module, status, error=f"{type(exception).__name__}: {exception}")
 
     def _images_per_second(self) -> float:
         """Training throughput over all devices, validations left out."""
         return self._totals["images"] / max(self._totals["seconds"], 1e-9)
 
-    def _write(self, trainer: L.Trainer, status: str, error: str | None = None) -> None:
+    def _write(self, trainer: L.Trainer, task: L.LightningModule, status: str, error: str | None = None) -> None:
         """Write the summary; on the first device alone."""
         if not trainer.is_global_zero:
             return
         self._settle()
+        self._facts = self._facts or run_facts(trainer, task)
         progress = {
             "steps": trainer.global_step,
             "epochs": trainer.current_epoch,
@@ -206,20 +194,10 @@ def count_parameters(net: nn.Module) -> dict[str, int | None]:
 def print_scores(scores: SegmentationScores, class_names: list[str], console: Console | None = None) -> None:
     """Print the scores of a split: the means, then each class's IoU; a class that occurs nowhere has a dash."""
     console = console or Console()
-    columns = 1 if len(class_names) <= 12 else 2 if len(class_names) <= 40 else 3
-    rows = -(-len(class_names) // columns)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for _ in range(columns):
-        table.add_column("class", overflow="ellipsis", no_wrap=True)
-        table.add_column("IoU", justify="right", no_wrap=True)
-    cells = [
-        (escape(name), "-" if math.isnan(iou) else f"{iou:.4f}")
-        for name, iou in zip(class_names, scores.iou.tolist(), strict=True)
-    ]
-    cells += [("", "")] * (rows * columns - len(cells))
-    for row in range(rows):
-        table.add_row(*(text for column in range(columns) for text in cells[column * rows + row]))
-    console.print(table)
+    width = min(24, max(map(cell_len, class_names)))
+    ious = ("-" if math.isnan(iou) else f"{iou:.4f}" for iou in scores.iou.tolist())
+    cells = [Text(f"{set_cell_size(name, width)} {iou:>6}") for name, iou in zip(class_names, ious, strict=True)]
+    console.print(Columns(cells, column_first=True, padding=(0, 4), title="IoU"))
     averaged = f"over {int(scores.classes_averaged)} of {len(class_names)} classes"
     console.print(f"[bold]mIoU            {scores.miou:.4f}[/bold]  {averaged}", highlight=False)
     console.print(f"pixel accuracy  {scores.pixel_accuracy:.4f}", highlight=False)

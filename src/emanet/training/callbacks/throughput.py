@@ -6,20 +6,17 @@ from typing import Any
 import lightning as L
 import torch
 
-from emanet.training.callbacks.progress import Throughput
-
 
 class LogThroughput(L.Callback):
     """Log ``train/images_per_second`` over all devices and ``train/wait``, the share of the time between two batches.
 
-    Both since they were last logged, the first step and validations left out. The time between batches is that of
-    waiting for data, and for what other callbacks do there, such as writing a checkpoint. It is the host's time: a GPU
-    that is busy with earlier steps hides some of it.
+    Both since they were last logged, or since a validation or the first step, which are left out. The time between
+    batches is that of waiting for data, and for what other callbacks do there, such as writing a checkpoint. It is the
+    host's time: a GPU that is busy with earlier steps hides some of it.
     """
 
     def __init__(self) -> None:
-        self._meter = Throughput()
-        self._waited = 0.0
+        self._images, self._waited, self._since = 0, 0.0, 0.0
         self._ended: float | None = None  # time.monotonic() from which the next batch is waited for
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -39,26 +36,21 @@ class LogThroughput(L.Callback):
         """Count; log at the trainer's interval."""
         if self._ended is None:  # the first step chooses kernels and starts workers
             self._restart()
-        else:
-            self._meter.images += len(batch["image"]) * trainer.world_size
-            seconds = max(self._meter.seconds, 1e-9)
-            for name, value in (("images_per_second", self._meter.images), ("wait", self._waited)):
-                pl_module.log(f"train/{name}", torch.tensor(value / seconds))  # a number would be sent to the device
-            complete = (trainer.fit_loop.total_batch_idx + 1) % trainer.accumulate_grad_batches == 0
-            if complete and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-                self._restart()  # Lightning hands this value to the loggers, and drops the others
+            return
         self._ended = time.monotonic()
-
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop the clock."""
-        self._meter.pause()
+        self._images += len(batch["image"]) * trainer.world_size
+        seconds = max(self._ended - self._since, 1e-9)
+        for name, value in (("images_per_second", self._images), ("wait", self._waited)):
+            pl_module.log(f"train/{name}", torch.tensor(value / seconds))  # a number would be sent to the device
+        complete = (trainer.fit_loop.total_batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if complete and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._restart()  # Lightning hands this value to the loggers, and drops the others
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let it go on; a validation is no waiting."""
-        self._meter.resume()
+        """Count anew; a validation is no waiting."""
         if self._ended is not None:
-            self._ended = time.monotonic()
+            self._restart()
 
     def _restart(self) -> None:
-        self._meter.start()
-        self._waited = 0.0
+        self._images, self._waited = 0, 0.0
+        self._since = self._ended = time.monotonic()

@@ -1,8 +1,8 @@
 """Pictures and tables for Weights & Biases."""
 
 import logging
-import math
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -10,12 +10,12 @@ import numpy as np
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
-from emanet.training.callbacks.samples import Sample, SampleListener
+from emanet.training.callbacks.samples import ImageListener, Sample
 
 log = logging.getLogger(__name__)
 
 
-class WandbMedia(SampleListener):
+class WandbMedia(ImageListener):
     """Log validation images with overlaid masks, and at the end a table of per-class IoU; without W&B, do nothing.
 
     The same images at every validation, so that W&B's slider shows how the prediction grows.
@@ -23,88 +23,46 @@ class WandbMedia(SampleListener):
     Args:
         n_images: number of images, evenly spread over the validation split.
         size: longest side of a logged image, in pixels.
-        every_n_validations: log the images of every n-th validation.
     """
 
-    def __init__(self, *, n_images: int = 6, size: int = 512, every_n_validations: int = 1) -> None:
-        if every_n_validations < 1:
-            raise ValueError(f"every_n_validations must be at least 1, got {every_n_validations}")
+    def __init__(self, *, n_images: int = 6, size: int = 512) -> None:
         super().__init__(n_images, size)
-        self.every_n_validations = every_n_validations
-        self._validations = 0
-        self._table: list[list[str | float | None]] = []
-        self._attempt = Attempt("W&B media could not be logged")
 
     def listens(self, trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
         """If there is anyone to show the images to."""
-        return wandb_logger(trainer) is not None and self._validations % self.every_n_validations == 0
-
-    def look(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: dict[str, Any], item: int
-    ) -> None:
-        """Keep an image."""
-        keep = super().look
-        self._attempt(lambda: keep(trainer, pl_module, outputs, batch, item))
+        return wandb_logger(trainer) is not None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the images; keep the scores for the table."""
-        scores = pl_module.metrics.compute()  # type: ignore[operator, union-attr]
-        if trainer.sanity_checking or not trainer.is_global_zero:
-            return
-        self._validations += 1
-        names: list[str] = pl_module.class_names  # type: ignore[assignment]
-        self._table = [
-            [name, None if math.isnan(iou) else iou] for name, iou in zip(names, scores.iou.tolist(), strict=True)
-        ]
-        if self.listening:
-            self._attempt(lambda: self._log_images(trainer, names))
+        """Log the images with the masks ``prediction`` and ``ground_truth``, to be switched on and off in W&B."""
+        if self.samples and not trainer.sanity_checking:
+            names: Any = pl_module.class_names
+            labels = dict(enumerate(names)) | {trainer.datamodule.ignore_index: "(ignored)"}  # type: ignore[attr-defined]
+            with showing(trainer, "images") as log_media:
+                log_media({"val/predictions": [masked_image(sample, labels) for sample in self.samples]})
         if trainer.state.fn != TrainerFn.FITTING:
-            self._attempt(lambda: self._log_table(trainer))
+            self.on_train_end(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the per-class table of the last validation."""
-        if trainer.is_global_zero and self._table:
-            self._attempt(lambda: self._log_table(trainer))
-
-    def _log_images(self, trainer: L.Trainer, names: list[str]) -> None:
-        """Images with the masks ``prediction`` and ``ground_truth``, to be switched on and off in W&B."""
-        logger = wandb_logger(trainer)
-        if logger is None or not self.samples:
+        """Log the IoU of each class in the last validation; a class that occurs nowhere has none."""
+        task: Any = pl_module
+        if not trainer.is_global_zero or not task.validation or wandb_logger(trainer) is None:
             return
-        ignore_index = trainer.datamodule.ignore_index  # type: ignore[attr-defined]
-        labels = dict(enumerate(names)) | {ignore_index: "(ignored)"}
-        images = [masked_image(sample, labels) for sample in self.samples]
-        logger.log_metrics({"val/predictions": images}, step=trainer.global_step)  # type: ignore[dict-item]
+        import wandb  # only where it is chosen
 
-    def _log_table(self, trainer: L.Trainer) -> None:
-        """One row per class; a class that occurs nowhere has no IoU."""
-        logger = wandb_logger(trainer)
-        if logger is not None:
-            import wandb  # only where it is chosen
-
-            table = wandb.Table(columns=["class", "IoU"], data=self._table)
-            logger.log_metrics({"val/iou_table": table}, step=trainer.global_step)  # type: ignore[dict-item]
+        ious = [(name, task.validation[f"val/iou/{name}"]) for name in task.class_names]
+        with showing(trainer, "the table of classes") as log_media:
+            rows = [[name, None if np.isnan(iou) else iou] for name, iou in ious]
+            log_media({"val/iou_table": wandb.Table(columns=["class", "IoU"], data=rows)})
 
 
-class Attempt:
-    """Runs actions whose failure must not end a training run; says so once.
-
-    Args:
-        trouble: what the failure of an action means.
-    """
-
-    def __init__(self, trouble: str) -> None:
-        self.trouble = trouble
-        self._warned = False
-
-    def __call__(self, action: Callable[[], None]) -> None:
-        """Run an action."""
-        try:
-            action()
-        except Exception as error:
-            if not self._warned:
-                log.warning("%s, training goes on: %s: %s", self.trouble, type(error).__name__, error)
-            self._warned = True
+@contextmanager
+def showing(trainer: L.Trainer, what: str) -> Iterator[Any]:
+    """Give what logs media to W&B at this step; a failure must not end a training."""
+    logger: Any = wandb_logger(trainer)
+    try:
+        yield lambda media: logger.log_metrics(media, step=trainer.global_step)
+    except Exception as error:
+        log.warning("W&B: %s could not be logged, training goes on: %s: %s", what, type(error).__name__, error)
 
 
 def wandb_logger(trainer: L.Trainer) -> WandbLogger | None:

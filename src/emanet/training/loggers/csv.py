@@ -10,6 +10,8 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from emanet.common.files import replacing
+
 
 class RunCSVLogger(Logger):
     """Write ``metrics.csv``: one row per logging event, empty where a value is missing or NaN.
@@ -92,9 +94,7 @@ class RunCSVLogger(Logger):
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
         """Replace the whole file at once."""
-        temporary = self.path.with_name(f"{self.path.name}.tmp")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        with replacing(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(rows)
-        temporary.replace(self.path)

@@ -37,10 +37,7 @@ class RunWandbLogger(WandbLogger):
     ) -> None:
         super().__init__(**options)
         self._wandb_init.pop("anonymous", None)  # Lightning passes it always, and W&B warns of it
-        self.watched = watched
-        self.watch_every = watch_every
-        self.upload = upload
-        self._saved: dict[str, Path] = {}
+        self.watched, self.watch_every, self.upload = watched, watch_every, upload
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
@@ -53,23 +50,17 @@ class RunWandbLogger(WandbLogger):
             self.watch(model.net, log=self.watched, log_freq=self.watch_every, log_graph=False)
 
     @rank_zero_only
-    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
-        """Remember where a checkpoint lies: Lightning's best one, or ours."""
-        path = getattr(checkpoint_callback, "best_model_path", "") or getattr(checkpoint_callback, "path", "")
-        if self.upload and path:
-            self._saved[checkpoint_callback.state_key] = Path(path)
-
-    @rank_zero_only
     def finalize(self, status: str) -> None:
         """Hand the checkpoints of a finished training to W&B: an artifact with a version for each, named as its file.
 
         The files are read where they lie, by ``wandb sync`` too if the run is offline.
         """
-        for path in self._saved.values() if status == "success" else ():
+        for name in ("best", "last") if self.upload and status == "success" else ():
+            path = Path(self.save_dir or "") / "checkpoints" / f"{name}.ckpt"
             try:
                 artifact = wandb.Artifact(f"model-{self.experiment.id}", type="model")
                 artifact.add_file(str(path), policy="immutable")
-                self.experiment.log_artifact(artifact, aliases=[path.stem])
+                self.experiment.log_artifact(artifact, aliases=[name])
             except Exception as error:
                 log.warning("W&B: %s was not taken as an artifact: %s: %s", path, type(error).__name__, error)
 
@@ -142,30 +133,26 @@ def wandb_run(
             "later with `wandb sync`. logger.wandb.mode=offline silences this"
         )
         mode = "offline"
-    common: dict[str, Any] = {
-        "name": name,
-        "group": group,
-        "job_type": job_type,
-        "tags": list(tags),
-        "config": dict(config or {}),
-    }
-    common |= {"project": project, "entity": entity, "save_dir": run_dir, "config": dict(config or {})}
-    common |= {"watched": watch, "watch_every": watch_every_n_batches, "upload": log_model}
-    limits = {"init_timeout": init_timeout, "finish_timeout": finish_timeout}
+    options: dict[str, Any] = {"name": name, "group": group, "job_type": job_type, "tags": list(tags)}
+    options |= {"config": dict(config or {}), "project": project, "entity": entity, "save_dir": run_dir}
+    options |= {"watched": watch, "watch_every": watch_every_n_batches, "upload": log_model}
     if getattr(rank_zero_only, "rank", 0) != 0:  # only the first process talks to W&B
-        return RunWandbLogger(**common, mode=mode)
+        return RunWandbLogger(**options, mode=mode)
+    limits: dict[str, Any] = {"init_timeout": init_timeout, "finish_timeout": finish_timeout}
+    known = {key: value for key, value in limits.items() if key in wandb.Settings.model_fields}  # to this version
+    options["settings"] = wandb.Settings(**known)
     if mode == "online":
         id_file = run_dir / "wandb" / "run_id"  # a resumed run goes on as the same run in W&B
         known_id = id_file.read_text(encoding="utf-8") if id_file.is_file() else None
         try:
-            logger = start_wandb(RunWandbLogger(**common, id=known_id, mode=mode, settings=settings(limits)))
+            logger = start_wandb(RunWandbLogger(**options, id=known_id, mode=mode))
             id_file.parent.mkdir(exist_ok=True)
             id_file.write_text(str(logger.experiment.id), encoding="utf-8")
             return logger
         except Exception as error:  # whatever goes wrong between here and the server
             log.warning("W&B cannot be reached, so this run is tracked offline: %s", str(error).splitlines()[0])
     try:
-        return start_wandb(RunWandbLogger(**common, mode="offline", settings=settings(limits)))
+        return start_wandb(RunWandbLogger(**options, mode="offline"))
     except Exception as error:
         log.warning("W&B cannot be used at all, training goes on without it: %s: %s", type(error).__name__, error)
         return None
@@ -177,11 +164,6 @@ def start_wandb(logger: RunWandbLogger) -> RunWandbLogger:
         wandb.finish()
     _ = logger.experiment  # starts it
     return logger
-
-
-def settings(limits: Mapping[str, Any]) -> wandb.Settings:
-    """W&B settings with those of the limits that the installed version knows."""
-    return wandb.Settings(**{key: value for key, value in limits.items() if key in wandb.Settings.model_fields})
 
 
 def has_credentials() -> bool:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from emanet.training.losses.blocks import computing_type, in_blocks
+from emanet.training.losses.blocks import in_blocks
 
 Upsample = Literal["auto", "full", "blocks"]  # what is asked for; ``full`` interpolates first
 #: Logits that PyTorch's own functions take as fast on a CPU: memory beyond 32 MiB is mapped afresh each time.
@@ -42,8 +42,30 @@ def upsampled_cross_entropy(
     Raises:
         RuntimeError: for a label out of range.
     """
-    with_gradient = logits_low.requires_grad and torch.is_grad_enabled()
-    return upsampled_loss_op(logits_low, mask, class_weights, align_corners, ignore_index, with_gradient)[0]
+    arguments = (logits_low, mask, class_weights, align_corners, ignore_index)
+    if logits_low.requires_grad and torch.is_grad_enabled():
+        return Blocks.apply(*arguments)
+    return in_blocks(*arguments, with_gradient=False)[0].sum()
+
+
+class Blocks(torch.autograd.Function):
+    """The sum of the losses, whose gradient is found along the way."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits_low: Tensor, mask: Tensor, weights: Tensor | None, align_corners: bool, ignore_index: int
+    ) -> Tensor:
+        """Sum the losses; keep the gradient."""
+        losses, gradient = in_blocks(logits_low, mask, weights, align_corners, ignore_index, with_gradient=True)
+        ctx.save_for_backward(gradient)
+        ctx.dtype = logits_low.dtype
+        return losses.sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor | None, ...]:
+        """Scale the gradient by that of the sum."""
+        (gradient,) = ctx.saved_tensors  # in float32 at least: a float16 scale comes before the rounding
+        return (gradient * grad_total).to(ctx.dtype), None, None, None, None
 
 
 @torch.no_grad()
@@ -56,7 +78,7 @@ def upsampled_losses(
     class_weights: Float[Tensor, " classes"] | None = None,
 ) -> Float[Tensor, "b height width"]:
     """Loss of each pixel, 0 where it is ignored, without gradient; arguments as in :func:`upsampled_cross_entropy`."""
-    return upsampled_loss_op(logits_low, mask, class_weights, align_corners, ignore_index, False)[1]
+    return in_blocks(logits_low, mask, class_weights, align_corners, ignore_index, with_gradient=False)[0]
 
 
 def pick(upsample: Upsample, logits_low: Tensor, mask: Tensor) -> Literal["full", "blocks"]:
@@ -68,50 +90,3 @@ def pick(upsample: Upsample, logits_low: Tensor, mask: Tensor) -> Literal["full"
         return upsample
     many = logits_low.shape[1] * mask.numel() > SMALL
     return "blocks" if many and logits_low.device.type == "cpu" else "full"
-
-
-# --- the operator: opaque to torch.compile, which would unroll its loops ----------------------------------------------
-
-
-@torch.library.custom_op("emanet::upsampled_cross_entropy", mutates_args=())
-def upsampled_loss_op(
-    logits_low: Tensor,
-    mask: Tensor,
-    class_weights: Tensor | None,
-    align_corners: bool,
-    ignore_index: int,
-    with_gradient: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum of the losses, loss of each pixel, and the sum's gradient (empty if not asked for)."""
-    losses, gradient = in_blocks(logits_low, mask, class_weights, align_corners, ignore_index, with_gradient)
-    return losses.sum(), losses, gradient
-
-
-@upsampled_loss_op.register_fake
-def _(
-    logits_low: Tensor,
-    mask: Tensor,
-    class_weights: Tensor | None,
-    align_corners: bool,
-    ignore_index: int,
-    with_gradient: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = computing_type(logits_low)
-    gradient = logits_low.new_empty(logits_low.shape if with_gradient else (0,), dtype=dtype)
-    return logits_low.new_empty((), dtype=dtype), logits_low.new_empty(mask.shape, dtype=dtype), gradient
-
-
-def keep_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    """Keep the gradient that the forward pass found."""
-    ctx.save_for_backward(output[2])
-    ctx.dtype = inputs[0].dtype
-    ctx.set_materialize_grads(False)
-
-
-def loss_backward(ctx: Any, grad_total: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-    """Scale the gradient by that of the sum."""
-    (gradient,) = ctx.saved_tensors  # in float32 at least: a float16 scale comes before the rounding
-    return (None if grad_total is None else (gradient * grad_total).to(ctx.dtype), *[None] * 5)
-
-
-upsampled_loss_op.register_autograd(loss_backward, setup_context=keep_gradient)

@@ -117,10 +117,3 @@ def test_a_run_resumed_between_two_validations_measures_the_drift_from_the_one_b
         rows[name] = [row["bases/drift"] for row in rows_of(folder)]
     assert len(rows["whole"]) == 2
     assert rows["cut"] == rows["whole"]
-
-
-def test_senseless_settings_are_refused():
-    with pytest.raises(ValueError, match="number of images must be at least 1, got 0"):
-        BasesMonitor(n_images=0)
-    with pytest.raises(ValueError, match=r"0 \(no pictures\) or more, got -1"):
-        BasesMonitor(every_n_validations=-1)

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 import torch
 
 from emanet.training.callbacks import LastCheckpoint
@@ -60,8 +59,3 @@ def test_the_one_before_the_last_stays_and_a_validation_comes_before_a_save(tmp_
         path.name: torch.load(path, weights_only=True)["global_step"] for path in tmp_path.glob("checkpoints/*.ckpt")
     }
     assert steps == {"last.ckpt": 6, "previous.ckpt": 4}
-
-
-def test_less_than_one_step_between_checkpoints_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="every_n_steps must be at least 1, got 0"):
-        LastCheckpoint(tmp_path, every_n_steps=0)

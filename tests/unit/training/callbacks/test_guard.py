@@ -130,17 +130,3 @@ def test_verdicts_that_are_not_fetched_each_step_are_before_a_checkpoint(monkeyp
     monkeypatch.setattr(guard, "_look", real)
     with pytest.raises(BadStepError, match="step 2"):
         guard.on_save_checkpoint(task.trainer, task, {})
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"action": "ignore"}, "action must be one of stop, skip, got 'ignore'"),
-        ({"max_loss": 0.0}, r"max_loss must be null or a positive number, got 0\.0"),
-        ({"every_n_steps": 0}, "every_n_steps must be at least 1, got 0"),
-        ({"max_skips": 0}, "max_skips must be at least 1, got 0"),
-    ],
-)
-def test_senseless_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        Guard(**options)

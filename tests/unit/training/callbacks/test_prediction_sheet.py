@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from emanet.common.visual import WRONG_COLOUR
@@ -23,10 +22,6 @@ def test_images_are_spread_evenly_whatever_the_batch_size():
     for batches, size in [(100, 1), (25, 4), (5, 20)]:  # 100 images each time
         chosen = [batch * size + int(share * size) for batch, shares in spread(5, batches).items() for share in shares]
         assert chosen == [10, 30, 50, 70, 90]
-
-
-def test_a_split_of_unknown_length_shows_its_first_images():
-    assert spread(2, float("inf")) == {0: [0.0], 1: [0.0]}
 
 
 def test_the_sheet_shows_chosen_images_with_their_true_and_predicted_classes(tmp_path: Path):
@@ -68,8 +63,3 @@ def test_a_folder_that_cannot_be_written_warns_and_training_ends_well(tmp_path: 
     trainer.fit(make_task(), ColorData())
     assert trainer.global_step == 8
     assert "sheet of predictions was not written" in caplog.text
-
-
-def test_a_sheet_without_images_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="at least 1, got 0"):
-        PredictionSheet(tmp_path, n=0)

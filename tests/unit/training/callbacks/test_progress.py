@@ -6,12 +6,10 @@ import re
 import sys
 from pathlib import Path
 
-import pytest
 from rich.console import Console
 
+from emanet.common.console import ScreenHandler
 from emanet.training.callbacks import RunProgress
-from emanet.training.callbacks.progress import Throughput, clock
-from emanet.training.callbacks.terminal import Bars
 from small_run import ColorData, make_task, make_trainer
 
 
@@ -86,46 +84,18 @@ def test_a_resumed_run_goes_on_counting_and_estimates_from_its_own_pace(tmp_path
     assert any(record.getMessage().startswith("step 10/12") for record in caplog.records)
 
 
-def test_log_lines_for_the_terminal_pass_above_the_bar_and_go_back_to_their_stream_afterwards(monkeypatch):
+def test_log_lines_pass_above_the_bar(tmp_path: Path, monkeypatch):
     console, screen = terminal()
-    original = io.StringIO()
-    monkeypatch.setattr(sys, "stdout", original)
-    monkeypatch.setattr(sys, "__stdout__", original)
-    handler = logging.StreamHandler(original)
-    logging.getLogger().addHandler(handler)
+    plain = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", plain)
+    handler = ScreenHandler()
+    logger = logging.getLogger("emanet.training.callbacks.progress")
+    logger.addHandler(handler)
+    monkeypatch.setattr(logger, "level", logging.INFO)
     try:
-        bars = Bars(console)
-        logging.getLogger().warning("hello from below")
-        bars.stop()
+        run(tmp_path, RunProgress(console=console))
+        logger.info("afterwards")
     finally:
-        logging.getLogger().removeHandler(handler)
-    assert "hello from below" in screen.getvalue()
-    assert original.getvalue() == ""
-    assert handler.stream is original
-
-
-def test_throughput_counts_images_per_second_without_the_pauses(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-    meter = Throughput()
-    meter.start()
-    meter.images = 30
-    now[0] += 2
-    meter.pause()
-    now[0] += 50
-    meter.resume()
-    now[0] += 1
-    assert meter.read() == "10.0"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0:00:00"), (59.6, "0:01:00"), (3725, "1:02:05"), (100000, "27:46:40")]
-)
-def test_seconds_are_shown_as_a_clock(seconds, text):
-    assert clock(float(seconds)) == text
-
-
-@pytest.mark.parametrize("key", ["refresh_every", "log_every"])
-def test_an_interval_below_one_is_refused(key):
-    with pytest.raises(ValueError, match=f"{key} must be at least 1, got 0"):
-        RunProgress(**{key: 0})
+        logger.removeHandler(handler)
+    assert "validation at step 4" in screen.getvalue()
+    assert plain.getvalue() == "afterwards\n"

@@ -122,8 +122,3 @@ def test_a_refusal_of_slurm_ends_the_run_with_the_way_to_go_on(tmp_path, monkeyp
         interrupted(tmp_path, signal.SIGUSR1, 2)
     assert "Slurm does not requeue job 12: Requested operation is presently disabled" in caplog.text
     assert saved_step(tmp_path) == 3
-
-
-def test_less_than_one_step_between_agreements_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="every_n_steps must be at least 1, got 0"):
-        SaveOnSignal(tmp_path, every_n_steps=0)

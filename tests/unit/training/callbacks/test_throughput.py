@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from emanet.training.callbacks import LogThroughput, progress, throughput
+from emanet.training.callbacks import LogThroughput, throughput
 from emanet.training.loggers.csv import RunCSVLogger
 from emanet.training.task import SegmentationTask
 from small_run import ColorData, make_task, make_trainer
@@ -46,8 +46,7 @@ class SlowData(ColorData):
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of the callback; every training step takes a second, the first one a minute."""
     clock, real = Clock(), SegmentationTask.training_step
-    for module in (throughput, progress):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr(throughput, "time", SimpleNamespace(monotonic=clock))
 
     def step(self, batch, batch_idx):
         clock.now += 1 if self.global_step or batch_idx else 60

@@ -8,11 +8,10 @@ from torch import Tensor
 from emanet.studies.complexity import LiveMemory
 from emanet.training.losses import blocks as upsampled_loss_blocks
 from emanet.training.losses import upsampled as upsampled_loss
-from emanet.training.losses.blocks import in_blocks, row_blocks, taps
+from emanet.training.losses.blocks import in_blocks, taps
 from emanet.training.losses.upsampled import (
     pick,
     upsampled_cross_entropy,
-    upsampled_loss_op,
     upsampled_losses,
 )
 from loss_cases import CASES, Case, inputs, reference, run
@@ -66,24 +65,6 @@ def test_losses_and_gradient_in_float32_and_below_equal_float64_up_to_rounding(s
         eps = torch.finfo(case.dtype if key == "gradient" else torch.float32).eps
         scale = max(1e-3, expected.abs().max().item())
         torch.testing.assert_close(got[key].double(), expected, rtol=0, atol=max(2e-6, eps) * scale)
-
-
-@pytest.mark.parametrize("align_corners", [True, False])
-def test_the_gradient_equals_finite_differences(small_blocks, align_corners: bool):
-    low, mask, weights = inputs(Case(3, (2, 3), (9, 11), b=2, weighted=True))
-
-    def loss(low: Tensor) -> Tensor:
-        return upsampled_cross_entropy(low, mask, align_corners=align_corners, class_weights=weights)
-
-    assert torch.autograd.gradcheck(loss, low.double().requires_grad_())
-
-
-def test_the_gradient_is_scaled_by_what_comes_after(small_blocks):
-    low, mask, _ = example()
-    total = upsampled_cross_entropy(low, mask, align_corners=True)
-    (once,) = torch.autograd.grad(total, low, retain_graph=True)
-    (scaled,) = torch.autograd.grad(total * -2.5 + 1, low)
-    torch.testing.assert_close(scaled, -2.5 * once)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -192,18 +173,6 @@ def test_a_label_out_of_range_is_an_error(small_blocks, label: int):
         upsampled_cross_entropy(low, mask, align_corners=True)
 
 
-def test_the_operator_is_one_that_compilers_take(small_blocks):
-    low, mask, weights = example()
-    for arguments in ((weights, True, 255, True), (None, False, 255, False)):
-        torch.library.opcheck(upsampled_loss_op, (low.detach(), mask, *arguments), test_utils=("test_schema",))
-        torch.library.opcheck(upsampled_loss_op, (low.detach(), mask, *arguments), test_utils=("test_faketensor",))
-    compiled = torch.compile(upsampled_cross_entropy.__wrapped__, fullgraph=True, backend="aot_eager")
-    total = compiled(low, mask, align_corners=True)
-    expected = upsampled_cross_entropy(low, mask, align_corners=True)
-    assert torch.equal(total, expected)
-    assert torch.equal(torch.autograd.grad(total, low)[0], torch.autograd.grad(expected, low)[0])
-
-
 def test_memory_is_under_a_fifth_of_that_of_interpolating_first():
     low, mask, _ = inputs(Case(59, (65, 65), (513, 513), b=1))
     with LiveMemory(low, mask) as live:
@@ -226,17 +195,6 @@ def test_taps_by_hand():
     assert (first.tolist(), share.tolist()) == ([0, 0, 1, 1, 2], [0, 0.5, 0, 0.5, 0])
     first, share = taps(2, 4, False, torch.float64)  # positions -0.25 (moved to 0), 0.25, 0.75, 1.25
     assert (first.tolist(), share.tolist()) == ([0, 0, 0, 1], [0, 0.25, 0.75, 0.25])
-
-
-@pytest.mark.parametrize("limit", [1, 3, 100])
-def test_blocks_of_rows_cover_each_row_once_between_the_same_input_rows(limit: int):
-    first, _ = taps(5, 34, False, torch.float64)
-    blocks = row_blocks(first.tolist(), 4, limit=limit)
-    assert [row for block in blocks for row in range(block.start, block.stop)] == list(range(34))
-    for start, stop, above, below in blocks:
-        assert stop - start <= limit
-        assert set(first[start:stop].tolist()) == {above}
-        assert below == min(above + 1, 4)
 
 
 def test_auto_is_the_fastest_that_was_measured(monkeypatch: pytest.MonkeyPatch):
