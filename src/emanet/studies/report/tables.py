@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from emanet.studies.report.study import ACCURACY, MIOU, MOST_KEYS, MOST_SHOWN, SPEED, Study, student
+from emanet.studies.report.study import ACCURACY, HEAD, MIOU, MOST_KEYS, MOST_SHOWN, SCORES, SPEED, Study, student
 from emanet.studies.runs import Run, comparable, cut, short, shown
 
 PLUS_MINUS, MINUS = "±", "−"  # noqa: RUF001 a minus sign is as wide as a plus
@@ -42,13 +42,13 @@ def tables(study: Study) -> list[Table]:
 
 
 def scores(study: Study) -> pd.DataFrame:
-    """A row per setting with all numbers: scores as shares, the paired difference to the default, costs."""
+    """A row per setting with all numbers: scores as shares, parameters, the paired difference to the default."""
     frame = pd.DataFrame([dict(zip(study.keys, values, strict=True)) for values in study.settings], dtype=object)
     frame["runs"], frame["finished"] = [len(runs) for runs in study.members], study.spread(MIOU)["count"]
-    for name in (MIOU, ACCURACY, SPEED, *(f"T={T}" for T in study.iterations)):
+    for name in (*SCORES, *(f"T={T}" for T in study.iterations)):
         frame[[f"{name} mean", f"{name} sd"]] = study.spread(name)[["mean", "std"]]
-    differences = study.differences().reindex(frame.index).drop(columns="stands_out")
-    return frame.join(differences.add_prefix("difference ")).join(study.costs())
+    frame[HEAD] = study.spread(HEAD)["mean"]
+    return frame.join(study.differences().drop(columns="stands_out").add_prefix("difference "))
 
 
 def listed(study: Study) -> list[int]:
@@ -58,35 +58,31 @@ def listed(study: Study) -> list[int]:
 
 
 def scores_table(study: Study) -> Table:
-    """A row per setting: scores, difference to the default, speed, costs."""
+    """A row per setting: scores, difference to the default, speed, parameters of the head where they differ."""
     header, named = setting_columns(study)
-    miou, accuracy, speed = (study.spread(metric) for metric in (MIOU, ACCURACY, SPEED))
-    differences, costs, shows = study.differences(), study.costs(), listed(study)
-    compared = [] if differences.empty else [f"mIoU {MINUS} default's"]
-    columns = ["runs", "mIoU", "pixel accuracy", *compared, "images/s"]
-    rows = []
-    for setting in shows:
-        ended, planned = miou["count"][setting], len(study.members[setting])
-        row = [*named[setting], str(planned) if ended == planned else f"{ended} of {planned}"]
-        row += [with_error(*miou.loc[setting, ["mean", "std"]]) or "no result"]
-        row += [with_error(*accuracy.loc[setting, ["mean", "std"]])]
-        row += [difference_text(differences, setting) for _ in compared]
-        row += [number(speed["mean"][setting], ".1f"), *(number(cost, ".3g") for cost in costs.loc[setting])]
-        rows.append(row)
-    many = f"The {len(shows)} best of {len(study.settings)} settings; the CSV file holds all."
-    lead = many if len(shows) < len(study.settings) else ""
-    return Table(lead, [*header, *columns, *costs.columns], rows, left=len(header))
+    found, differences, shows = scores(study), study.differences(), listed(study)
+    columns = {
+        "runs": [str(n) if n == of else f"{n} of {of}" for n, of in zip(found["finished"], found["runs"], strict=True)],
+        "mIoU": [text or "no result" for text in with_errors(found, MIOU)],
+        "pixel accuracy": with_errors(found, ACCURACY),
+    }
+    if not differences.empty:
+        columns[f"mIoU {MINUS} default's"] = [difference_text(differences, setting) for setting in found.index]
+    columns["images/s"] = [number(value, ".1f") for value in found[f"{SPEED} mean"]]
+    if found[HEAD].nunique() > 1:
+        columns["head M params"] = [number(value / 1e6, ".3f") for value in found[HEAD]]
+    rows = [[*named[setting], *(cells[setting] for cells in columns.values())] for setting in shows]
+    many = len(shows) < len(study.settings)
+    lead = f"The {len(shows)} best of {len(study.settings)} settings; the CSV file holds all." if many else ""
+    return Table(lead, [*header, *columns], rows, left=len(header))
 
 
 def setting_columns(study: Study) -> tuple[list[str], list[list[str]]]:
     """Header and cells that tell the settings apart: their keys, or a run where they are too many."""
     header = [short(key) for key in study.keys] or ["runs of"]
-    rows = [[shown(value) for value in values] or [study.experiment] for values in study.settings]
+    rows = [[cut(shown(value)) for value in values] or [study.experiment] for values in study.settings]
     if len(study.keys) > MOST_KEYS:
-        header, rows = ["its first run"], [[runs[0].name] for runs in study.members]
-    if study.numbered:
-        header = ["setting", *header]
-        rows = [[label, *map(cut, row)] for label, row in zip(study.labels, rows, strict=True)]
+        header, rows = ["first run of a setting"], [[label] for label in study.labels]
     if study.default is not None:
         rows[study.default][-1] += " (default)"
     return header, rows
@@ -137,6 +133,11 @@ def with_error(mean: float, error: float, form: str = ".2f") -> str:
     return number(100 * mean, form) + ("" if math.isnan(error) else f" {PLUS_MINUS} {100 * error:.2f}")
 
 
+def with_errors(found: pd.DataFrame, score: str) -> list[str]:
+    """Mean and standard deviation of a score, a text per setting."""
+    return [with_error(*pair) for pair in found[[f"{score} mean", f"{score} sd"]].itertuples(index=False)]
+
+
 def difference_text(differences: pd.DataFrame, row: Any) -> str:
     """Mean difference and its standard error; strong where it stands out from the seeds' noise."""
     if row not in differences.index:
@@ -156,7 +157,7 @@ def runs_frame(runs: Iterable[Run]) -> pd.DataFrame:
         row = {"run": run.name, "experiment": run.experiment, "study": run.study, "reason": run.reason}
         settings = {f"config.{key}": value for key, value in comparable(run.config).items()}
         scores = {T: found.get(MIOU) for T, found in run.evaluated.items()}
-        rows.append(row | settings | run.summary | {"T_eval": scores, "head": run.costs or {}})
+        rows.append(row | settings | run.summary | {"T_eval": scores})
     frame = pd.json_normalize(rows)
     return frame[[name for name in frame if not name.startswith("config.") or frame[name].map(shown).nunique() > 1]]
 
