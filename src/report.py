@@ -20,9 +20,9 @@ from emanet.config.schema import CONF_DIR
 @entry_point
 def main(cfg: dict[str, Any]) -> None:
     """Write one report."""
-    from emanet.studies.report import make_report
+    from emanet.studies.report.build import write_report
 
-    make_report(cfg)
+    write_report(cfg)
 
 
 if __name__ == "__main__":

@@ -46,22 +46,31 @@ def entry_point(job: Callable[[dict[str, Any]], Any]) -> Callable[[DictConfig], 
         except InterruptedRunError as error:
             log.error("%s", error)
             sys.exit(0 if in_lightning_child() else error.exit_code)  # else the first process is killed in its exit
-        except Exception as error:
-            mistake = isinstance(error, EMANetError)
+        except Exception as caught:
+            reason = missing_extra(caught) or caught
+            mistake = isinstance(reason, EMANetError)
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 if cfg.get("study") is None:
                     raise
                 from emanet.studies.study import record_failure
 
-                record_failure(run_dir(), error)
-                log.error("%s: %s", run_dir(), error, exc_info=not mistake)
+                record_failure(run_dir(), reason)
+                log.error("%s: %s", run_dir(), reason, exc_info=not mistake)
                 return None
-            if not isinstance(error, EMANetError):
+            if not isinstance(reason, EMANetError):
                 raise
-            log.error("%s", error)
-            sys.exit(error.exit_code)
+            log.error("%s", reason)
+            sys.exit(reason.exit_code)
 
     return wrapped
+
+
+def missing_extra(error: Exception) -> EMANetError | None:
+    """What to install, where a job needs a package that only an extra brings."""
+    from emanet.config.instantiate import remedy
+
+    package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    return EMANetError(f"this needs {package}{remedy(package)}") if remedy(package) else None
 
 
 def run_dir() -> Path:

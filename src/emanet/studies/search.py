@@ -13,25 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import optuna
+import pandas  # noqa: F401  (for Optuna's tables)
 import yaml
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import open_dict
+from optuna.storages.journal import JournalFileBackend, JournalStorage
+from optuna.trial import TrialState
 
 from emanet.common.errors import ConfigError, DatasetError, EMANetError
 from emanet.common.files import locked
 from emanet.common.interrupts import InterruptedRunError
 from emanet.config.rules import settle
 from emanet.studies.runs import flat
-
-try:
-    import optuna
-    import pandas  # noqa: F401  (for Optuna's tables)
-    from optuna.storages.journal import JournalFileBackend, JournalStorage
-    from optuna.trial import TrialState
-except ImportError as error:
-    raise EMANetError("a search needs Optuna and pandas: pip install 'emanet[search]'") from error
 
 log = logging.getLogger(__name__)
 

@@ -3,8 +3,6 @@
 import json
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from emanet.config.schema import CONF_DIR, register  # noqa: E402
 from emanet.studies.search import search  # noqa: E402
 from fake_data import write_voc  # noqa: E402
 from small_run import ColorData, make_task, make_trainer  # noqa: E402
-from zygote import SRC, TINY  # noqa: E402
+from zygote import TINY  # noqa: E402
 
 LR = "space=[{key: optimizer.lr, choices: [0.1, 0.9]}]"
 
@@ -178,9 +176,3 @@ def test_a_trial_is_the_run_that_its_command_gives(zygote, tmp_path):
     )
     assert again["val/miou"] == trial["val/miou"] == best["val/miou"]
     assert (trial["status"], trial["steps"]) == ("finished", 3)
-
-
-def test_without_optuna_the_error_says_what_to_install():
-    code = f"import sys; sys.path.insert(0, {str(SRC)!r}); sys.modules['optuna'] = None; import emanet.studies.search"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "pip install 'emanet[search]'" in done.stderr

@@ -22,11 +22,12 @@ log = logging.getLogger(__name__)
 
 def default_of(run: Run) -> dict[str, Any] | None:
     """What the swept keys would be without the sweep; ``None`` where the command does not tell."""
+    command = str(run.summary.get("command") or "")
     try:
-        words = shlex.split(str(run.summary.get("command") or ""))
+        words = [] if "${" in command or ".." in command else shlex.split(command)  # of this package's groups alone
     except ValueError:
         words = []
-    if not run.keys or len(words) < 2 or Path(words[1]).name != "train.py" or any("${" in word for word in words):
+    if not run.keys or len(words) < 2 or Path(words[1]).name != "train.py":
         return None
     left_out = {"sweep", "resume", "study", "swept", "seed", *run.keys}
     left_out |= {"head"} if "model.head" in run.keys else set()  # the group that writes this key
@@ -42,8 +43,8 @@ def composed(overrides: tuple[str, ...]) -> dict[str, Any]:
     try:
         within = GlobalHydra.instance().is_initialized()  # by the script
         with nullcontext() if within else initialize_config_dir(CONF_DIR, version_base="1.3"):
-            values = flat(OmegaConf.to_container(compose("train", list(overrides)), resolve=False))
+            config: Any = OmegaConf.to_container(compose("train", list(overrides)), resolve=False)
     except (HydraException, OmegaConfBaseException, EMANetError) as error:
         log.info("the default setting is not known: %s", str(error).splitlines()[0])
         return {}
-    return values
+    return flat(config)

@@ -1,6 +1,7 @@
 """Circumstances of a study's runs, and warnings where they are not the same for all."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -36,7 +37,7 @@ def warnings(study: Study) -> list[str]:
     again = study.frame.groupby(["setting", "seed"])["run"].agg(list)
     for (setting, seed), names in again[again.map(len) > 1].items():
         found.append(f"{study.labels[setting]}: seed {seed} was run more than once: {', '.join(few(names))}.")
-    return differing_settings(study) + found + unequal_seeds(study)
+    return differing_settings(study) + found
 
 
 def swept_text(study: Study) -> str:
@@ -111,19 +112,8 @@ def differing_settings(study: Study) -> list[str]:
     found = []
     for key in sorted({*frame} - {"seed", *study.keys}):
         if frame[key].nunique() > 1:
-            swept = frame.groupby([name for name in study.keys if name in frame] or [True] * len(frame))
+            by: list[Any] = [name for name in study.keys if name in frame]
+            swept = frame.groupby(by or [True] * len(frame))
             how = "goes with what is swept" if swept[key].nunique().max() == 1 else "differs, though it is not swept"
             found.append(f"{key} {how}: {listed(frame[key])}.")
     return few(found)
-
-
-def unequal_seeds(study: Study) -> list[str]:
-    """Settings whose means are over other seeds than most."""
-    seeds = [seeds_text(run for run in members if run.reason is None) for members in study.members]
-    usual = counted(text for text in seeds if text)
-    if len(usual) < 2:
-        return []
-    others = [
-        f"{label} ({text})" for label, text in zip(study.labels, seeds, strict=True) if text not in ("", usual.index[0])
-    ]
-    return [f"Means are not over the same seeds: most are over {usual.index[0]}, but not {'; '.join(few(others))}."]

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from emanet.common.errors import ConfigError
 from emanet.studies.report.build import parse_setting
-from emanet.studies.report.costs import complete
+from emanet.studies.report.default import default_of
 from emanet.studies.report.facts import facts, warnings
 from emanet.studies.report.study import MIOU, Study, group, student
 from emanet.studies.report.tables import Strong, finding, runs_frame, scores, tables, to_csv
@@ -20,7 +21,7 @@ from fake_runs import write_run, write_sweep
 
 def study_of(place: Path) -> Study:
     """The one study below a place."""
-    (study,) = group(complete(gather([place])))
+    (study,) = group(replace(run, default=default_of(run)) for run in gather([place]))
     return study
 
 
@@ -89,17 +90,25 @@ def test_runs_are_grouped_by_experiment_and_study_and_others_by_what_they_differ
     ]
 
 
-def test_settings_that_need_too_many_words_go_by_number_and_of_very_many_the_best_are_shown(tmp_path):
+def test_settings_that_need_too_many_words_go_by_a_run_and_of_very_many_the_best_are_shown(tmp_path):
     for number in range(45):
         values = {f"dataset.option{n}": number for n in range(9)} if number else {}
         write_run(tmp_path / f"{number}", number / 100, study=None, values=values)
     study = study_of(tmp_path)
     (table,) = tables(study)
-    assert table.header[:3] == ["setting", "its first run", "runs"]
-    assert [row[:2] for row in table.rows] == [[f"#{number + 1}", str(number)] for number in range(5, 45)]
+    assert table.header[:2] == ["first run of a setting", "runs"]
+    assert [row[0] for row in table.rows] == [str(number) for number in range(5, 45)]
     assert table.lead == "The 40 best of 45 settings; the CSV file holds all."
     assert facts(study)["Swept"].startswith("9 keys: dataset.option0, dataset.option1")
     assert scores(study)["dataset.option8"].tolist() == [None, *range(1, 45)]
+
+
+def test_the_parameters_of_the_heads_stand_in_the_table_where_they_differ(tmp_path):
+    for K, count in ((8, 1_000_000), (16, 2_345_678)):
+        write_run(tmp_path / f"{K}", 0.5, values={"model.K": K}, parameters={"head": count})
+    (table,) = tables(study_of(tmp_path))
+    assert table.header[-1] == "head M params"
+    assert [row[-1] for row in table.rows] == ["1.000", "2.346"]
 
 
 # --- words ----------------------------------------------------------------------------------------------------------
@@ -136,13 +145,10 @@ def test_a_setting_that_differs_without_being_swept_is_warned_of(tmp_path):
     assert warnings(study_of(tmp_path)) == [told]
 
 
-def test_repeated_and_unequal_seeds_are_warned_of(tmp_path):
+def test_repeated_seeds_are_warned_of(tmp_path):
     for name, T, seed in (("a", 1, 0), ("b", 1, 0), ("c", 1, 1), ("d", 2, 0)):
         write_run(tmp_path / name, 0.1, values={"model.T": T}, seed=seed)
-    assert warnings(study_of(tmp_path)) == [
-        "T=1: seed 0 was run more than once: a, b.",
-        "Means are not over the same seeds: most are over 0, 1, but not T=2 (0).",
-    ]
+    assert warnings(study_of(tmp_path)) == ["T=1: seed 0 was run more than once: a, b."]
 
 
 def test_facts_name_what_a_reader_needs(tmp_path):
