@@ -70,14 +70,17 @@ def read_study(name: str | None, folder: Path = Path(CONF_DIR) / "sweep") -> Stu
     Raises:
         ConfigError: if there is none of that name.
     """
-    files: dict[str, Any] = {path.stem: OmegaConf.load(path) for path in sorted(folder.glob("*.yaml"))}
+    files: dict[str, Any] = {
+        path.stem: OmegaConf.to_container(OmegaConf.load(path), resolve=False) for path in sorted(folder.glob("*.yaml"))
+    }
     known = [stem for stem, cfg in files.items() if "study" in cfg]
     if name not in known:
         raise ConfigError(f"study must be one of {', '.join(known)}, got {name}")
     cfg = files[name]
-    values = {key: yaml.safe_load(f"[{text}]") for key, text in cfg.hydra.sweeper.params.items()}
-    numeric = [key for key in cfg.swept if all(type(value) in (int, float) for value in values.get(key, [None]))]
-    return Study(cfg.study, list(cfg.swept), numeric)
+    swept, given = cfg["swept"], cfg.get("hydra", {}).get("sweeper", {}).get("params", {})
+    values = {key: yaml.safe_load(f"[{text}]") for key, text in given.items()}
+    numeric = [key for key in swept if all(type(value) in (int, float) for value in values.get(key, [None]))]
+    return Study(cfg["study"], swept, numeric)
 
 
 def build_workspace(study: Study, *, entity: str, project: str) -> ws.Workspace:

@@ -37,8 +37,11 @@ def test_a_study_knows_its_axes_and_which_of_them_are_numbers(tmp_path: Path):
     study = read_study("x", tmp_path)
     assert study == ("y", swept, ["model.T", "seed"])
     assert study.axes == ["model.T", "model.norm", "model.T_eval"]
-    write_sweep(tmp_path, "seeds", study="seeds", swept=["seed"], hydra={"sweeper": {"params": {"seed": "0,1"}}})
+    write_sweep(
+        tmp_path, "seeds", study="${oc.env:HOME}", swept=["seed"], hydra={"sweeper": {"params": {"seed": "0,1"}}}
+    )
     assert read_study("seeds", tmp_path).axes == ["seed"]
+    assert read_study("seeds", tmp_path).name == "${oc.env:HOME}", "nothing is resolved"
 
 
 def test_a_sweep_that_is_no_study_is_not_offered(tmp_path: Path):

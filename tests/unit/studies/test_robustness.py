@@ -14,7 +14,7 @@ from emanet import EMANet
 from emanet.common.errors import ConfigError
 from emanet.data.datasets.voc import CLASSES, PALETTE
 from emanet.inference.views import predict_logits
-from emanet.studies.robustness import KINDS, corrupted, find_checkpoints, planned
+from emanet.studies.robustness import KINDS, configured, corrupted, find_checkpoints, planned
 from emanet.training.task import SegmentationTask
 from fake_data import write_voc
 from fake_runs import invented_config
@@ -133,6 +133,16 @@ def test_a_label_that_no_checkpoint_has_is_refused_before_anything_is_evaluated(
     arguments = [f"checkpoints={base}/K=3/last.ckpt", "label=model.Q", f"hydra.run.dir={tmp_path}"]
     assert "label=model.Q" in zygote.run(*arguments, cwd=tmp_path, script="robustness.py", code=1)
     assert not (tmp_path / "robustness.json").exists()
+
+
+def test_what_a_foreign_checkpoint_says_is_not_resolved(base, tmp_path, monkeypatch):
+    monkeypatch.setenv("EMANET_TEST_SECRET", "hidden")
+    content = torch.load(base / "K=3" / "last.ckpt", weights_only=True)
+    content["hyper_parameters"]["name"] = "${oc.env:EMANET_TEST_SECRET}"
+    torch.save(content, tmp_path / "x.ckpt")
+    asked = dict.fromkeys(["root", "split", "accelerator", "label"]) | {"name": "robustness"}
+    _, told = configured(tmp_path / "x.ckpt", asked)
+    assert told["label"] == "${oc.env:EMANET_TEST_SECRET}"
 
 
 def test_checkpoints_are_files_lists_or_patterns_each_once(base):

@@ -3,13 +3,14 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from emanet.common.errors import ConfigError
+from emanet.common.errors import ConfigError, EMANetError
 from emanet.common.files import replacing
 from emanet.studies.report.default import default_of
 from emanet.studies.report.facts import commands, facts, warnings
@@ -44,34 +45,31 @@ def write_report(cfg: Mapping[str, Any]) -> Path:
     first = Path(cfg["output"] or places[0]).expanduser()
     output = first if cfg["output"] else (first if first.is_dir() else first.parent) / "report"
     page = Path(cfg["page"]).expanduser() if cfg["page"] else output / "report.md"
-    pictures: dict[str, tuple[str, bytes]] = {}
+    made: dict[Path, str | bytes] = {}
     with styled():
-        sections = [write_section(study, output, page.parent, cfg["formats"], pictures) for study in group(runs)]
+        sections = [write_section(study, output, page.parent, cfg["formats"], made) for study in group(runs)]
     notes = read_notes(Path(cfg["notes"]).expanduser(), sections) if cfg["notes"] else {}
-    write(output / "runs.csv", to_csv(runs_frame(runs)))
-    kept = write(output / "runs.jsonl", "".join(run_line(run) + "\n" for run in runs))
-    markdown = markdown_page(cfg["title"], link(kept, page.parent), notes, sections)
-    write(page, markdown)
-    write(output / "report.html", html_page(cfg["title"], markdown, pictures))
+    pictures = {section["picture"]: made[section["path"]] for section in sections if section["picture"]}
+    made[output / "runs.csv"] = to_csv(runs_frame(runs))
+    made[output / "runs.jsonl"] = "".join(run_line(run) + "\n" for run in runs)
+    made[page] = markdown_page(cfg["title"], link(output / "runs.jsonl", page.parent), notes, sections)
+    made[output / "report.html"] = html_page(cfg["title"], str(made[page]), pictures)
+    write(made)
     log.info("%d runs; page %s, to pass on %s", len(runs), page, output / "report.html")
     return page
 
 
 def write_section(
-    study: Study, output: Path, folder: Path, formats: Sequence[str], pictures: dict[str, tuple[str, bytes]]
+    study: Study, output: Path, folder: Path, formats: Sequence[str], made: dict[Path, str | bytes]
 ) -> dict[str, Any]:
-    """Tables and figures of a study; returns what a page in ``folder`` says of it, all in plain text."""
-    caption = picture = ""
-    if drawn := draw(study):
-        caption = drawn[0]
-        contents = {kind: to_bytes(drawn[1], kind) for kind in formats}
-        links = {
-            kind: link(write(output / f"figures/{study.slug}.{kind}", content), folder)
-            for kind, content in contents.items()
-        }
-        kind = next(kind for kind in formats if kind in SHOWN)
-        picture = links[kind]
-        pictures[picture] = (kind, contents[kind])
+    """Add tables and figures of a study to what is made; returns what a page in ``folder`` says, all in plain text."""
+    caption, figure = draw(study) or ("", None)
+    places = {kind: output / f"figures/{study.slug}.{kind}" for kind in formats if figure}
+    if figure:
+        made |= {path: to_bytes(figure, kind) for kind, path in places.items()}
+    path = next((places[kind] for kind in places if kind in SHOWN), None)
+    csv = output / f"tables/{study.slug}.csv"
+    made[csv] = to_csv(scores(study))
     return {
         "title": study.title,
         "names": (study.title, study.slug, study.name or study.experiment),  # that notes may call it by
@@ -79,18 +77,27 @@ def write_section(
         "commands": commands(study),
         "warnings": warnings(study),
         "caption": caption,
-        "picture": picture,
+        "path": path,
+        "picture": link(path, folder) if path else "",
         "tables": tables(study),
         "finding": finding(study),
-        "csv": link(write(output / f"tables/{study.slug}.csv", to_csv(scores(study))), folder),
+        "csv": link(csv, folder),
     }
 
 
-def write(path: Path, content: str | bytes) -> Path:
-    """Write a file, with its folder: it is either the old one or the new one, never half of it."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-    return path
+def write(made: Mapping[Path, str | bytes]) -> None:
+    """Write all files, with their folders, or none: they take their places when all are whole.
+
+    Raises:
+        EMANetError: where that cannot be done; what lay there before is still there.
+    """
+    try:
+        with ExitStack() as stack:
+            for path, content in made.items():
+                temporary = stack.enter_context(replacing(path))
+                temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+    except OSError as error:
+        raise EMANetError(f"the report cannot be written ({error}); what was there before is unchanged") from error
 
 
 def link(path: Path, folder: Path) -> str:

@@ -17,10 +17,9 @@ from emanet.studies.report.study import unused
 
 READING = (
     "mIoU and pixel accuracy in %: mean ± standard deviation over the seeds (n - 1), which a single run does not have. "
-    "Difference to the default: paired over the seeds that both settings have, mean ± standard error in points of "
-    "mIoU; bold where its 95 % interval (Student's t) leaves out 0, other differences are chance as far as these runs "
-    "can tell. The intervals are not corrected for the number of settings: of twenty that are in truth alike, one is "
-    "bold by chance."
+    "Difference to the default: paired over the seeds that both settings have, in points of mIoU, with its interval: "
+    "Student's t, widened for the number of differences in the table (Bonferroni), so that all of them hold at once "
+    "with 95 %. Bold where the interval leaves out 0; other differences are chance as far as these runs can tell."
 )
 SHOWN = {"svg": "image/svg+xml", "png": "image/png"}  # formats that a browser shows
 
@@ -64,11 +63,11 @@ def markdown_page(title: str, source: str, notes: Mapping[str, str], sections: S
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def html_page(title: str, markdown: str, pictures: Mapping[str, tuple[str, bytes]]) -> str:
+def html_page(title: str, markdown: str, pictures: Mapping[str, Any]) -> str:
     """The Markdown page as HTML: of pictures only ours, and links to the web and to sections, since no file travels.
 
     Args:
-        pictures: format and content of each by its link.
+        pictures: content of each by its link.
     """
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = reader.parse(markdown)
@@ -82,17 +81,18 @@ def html_page(title: str, markdown: str, pictures: Mapping[str, tuple[str, bytes
     return Environment(autoescape=True, undefined=StrictUndefined).from_string(template).render(title=title, body=body)
 
 
-def portable_parts(parts: Sequence[Token], pictures: Mapping[str, tuple[str, bytes]]) -> Iterator[Token]:
+def portable_parts(parts: Sequence[Token], pictures: Mapping[str, Any]) -> Iterator[Token]:
     """Parts of a paragraph, with our pictures inside, without others, and without links that lead to files."""
     linked = True
     for part in parts:
         if part.type == "link_open":
             linked = bool(re.match("https?:|#", str(part.attrs["href"])))
         if part.type == "image":
-            kind, content = pictures.get(unquote(str(part.attrs["src"])), ("", b""))
-            part.attrs["src"] = f"data:{SHOWN.get(kind)};base64,{base64.b64encode(content).decode()}"
-            if not content:
+            link = unquote(str(part.attrs["src"]))
+            if link not in pictures:
                 continue
+            kind = SHOWN[link.rpartition(".")[2]]
+            part.attrs["src"] = f"data:{kind};base64,{base64.b64encode(pictures[link]).decode()}"
         if linked or not part.type.startswith("link_"):
             yield part
 

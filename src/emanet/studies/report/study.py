@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
+from scipy.special import nctdtrinc, stdtrit
 
 from emanet.studies.runs import Run, comparable, cut, natural, setting_text, shown
 
@@ -124,16 +124,48 @@ class Study:
         return student(scores.drop(columns=self.default).sub(scores[self.default], axis=0))
 
 
-def student(differences: pd.DataFrame) -> pd.DataFrame:
+def student(differences: pd.DataFrame, comparisons: int | None = None) -> pd.DataFrame:
     """What paired differences, a row per pair, come to in each column.
 
+    Args:
+        comparisons: number of intervals that shall hold at once with 95 % (Bonferroni); as many as there are here.
+
     Returns:
-        ``mean``, ``se`` (its standard error), ``n`` pairs, and whether the mean ``stands_out``: Student's 95 % interval
-        leaves out 0. A single pair has no error and does not.
+        ``mean``; ``sd`` and ``n`` of its pairs; ``low`` and ``high`` of Student's interval, which a single pair does
+        not have; whether it ``stands_out``, that is, the interval leaves out 0.
     """
-    found = pd.DataFrame({"mean": differences.mean(), "se": differences.sem(), "n": differences.count()})
-    half = found["se"] * stdtrit(np.maximum(found["n"] - 1, 1), (1 + CONFIDENCE) / 2)
+    found = pd.DataFrame({"mean": differences.mean(), "sd": differences.std(), "n": differences.count()})
+    half = found["sd"] / found["n"] ** 0.5 * critical(found["n"], comparisons or compared(differences))
+    found = found.assign(low=found["mean"] - half, high=found["mean"] + half)
     return found.assign(stands_out=found["mean"].abs() > half)[found["n"] > 0]
+
+
+def compared(differences: pd.DataFrame) -> int:
+    """Number of columns with an interval."""
+    return int((differences.count() > 1).sum())
+
+
+def critical(pairs: Any, comparisons: int) -> Any:
+    """Quantile of Student's t that a mean of paired differences is compared with, in units of its standard error."""
+    return stdtrit(np.maximum(pairs - 1, 1), 1 - (1 - CONFIDENCE) / (2 * max(comparisons, 1)))
+
+
+def detectable(deviation: float, pairs: int, comparisons: int) -> float:
+    """Smallest true difference whose interval leaves out 0 in 95 of 100 repetitions: what these pairs can see.
+
+    Args:
+        deviation: standard deviation of the paired differences.
+        pairs: number of seeds, 2 or more.
+        comparisons: number of differences that are looked at together.
+    """
+    shift = nctdtrinc(pairs - 1, 1 - CONFIDENCE, critical(pairs, comparisons))  # of the noncentral t distribution
+    return float(shift * deviation / pairs**0.5)
+
+
+def pairs_needed(deviation: float, difference: float, comparisons: int) -> int | None:
+    """Fewest seeds that can see a difference; ``None`` for more than a thousand."""
+    enough = (pairs for pairs in range(2, 1001) if detectable(deviation, pairs, comparisons) <= difference)
+    return next(enough, None)
 
 
 def group(runs: Iterable[Run]) -> list[Study]:

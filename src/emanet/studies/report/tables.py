@@ -7,9 +7,23 @@ from typing import Any
 
 import pandas as pd
 
-from emanet.studies.report.study import ACCURACY, HEAD, MIOU, MOST_KEYS, MOST_SHOWN, SCORES, SPEED, Study, student
+from emanet.studies.report.study import (
+    ACCURACY,
+    HEAD,
+    MIOU,
+    MOST_KEYS,
+    MOST_SHOWN,
+    SCORES,
+    SPEED,
+    Study,
+    compared,
+    detectable,
+    pairs_needed,
+    student,
+)
 from emanet.studies.runs import Run, comparable, cut, short, shown
 
+GOAL = 0.02  # a difference of mIoU that a reader would like to see
 PLUS_MINUS, MINUS = "±", "−"  # noqa: RUF001 a minus sign is as wide as a plus
 
 
@@ -92,14 +106,20 @@ def iterations_table(study: Study) -> Table:
     """What other numbers of EM iterations in evaluation change (columns) in the networks of each setting (rows)."""
     header, named = setting_columns(study)
     columns = [f"T={T}" for T in study.iterations]
-    rows = []
+    changes = {}
     for setting in listed(study):
         own = f"T={study.members[setting][0].config.get('model.T')}"
-        changes = student(study.frame.loc[study.frame["setting"] == setting, columns])
-        rows.append(named[setting] + ["as trained" if own == T else difference_text(changes, T) for T in columns])
+        found = study.frame[study.frame["setting"] == setting]
+        changes[setting] = found[[name for name in columns if name != own]]
+    comparisons = sum(map(compared, changes.values()))
+    rows = []
+    for setting, differences in changes.items():
+        found = student(differences, comparisons)
+        cells = [difference_text(found, name) if name in differences else "as trained" for name in columns]
+        rows.append([*named[setting], *cells])
     lead = (
         "The same trained networks under other numbers of EM iterations T in evaluation: what that adds to their mIoU, "
-        f"network by network (mean {PLUS_MINUS} standard error in points, bold as above)."
+        "network by network (mean and interval in points, as above)."
     )
     return Table(lead, [*header, *(f"evaluated with {name}" for name in columns)], rows, left=len(header))
 
@@ -116,7 +136,22 @@ def finding(study: Study) -> str:
     told = [f"{study.labels[setting]} ({number(100 * mean, '+.2f')})" for setting, mean in apart.items()]
     return (
         f"Settings that can be compared with the default over two seeds or more: {len(measured)}. "
-        f"By more than chance differ: {', '.join(told) or 'none'}."
+        f"By more than chance differ: {', '.join(told) or 'none'}. {power(measured)}"
+    ).strip()
+
+
+def power(measured: pd.DataFrame) -> str:
+    """What differences these runs could have seen, from the pooled deviation and the fewest pairs of a setting."""
+    if measured.empty or not measured["sd"].any():
+        return ""
+    count, pairs, weights = len(measured), int(measured["n"].min()), measured["n"] - 1
+    deviation = ((weights * measured["sd"] ** 2).sum() / weights.sum()) ** 0.5
+    needed = pairs_needed(deviation, GOAL, count)
+    return (
+        f"What these runs can see: paired differences have a standard deviation of {100 * deviation:.2f} points; with "
+        f"{pairs} seeds and {count} comparison{'s' * (count > 1)}, a true difference of "
+        f"{100 * detectable(deviation, pairs, count):.1f} points stands out with 95 % certainty, and one of "
+        f"{100 * GOAL:.0f} points needs {needed or 'more than 1000'} seeds."
     )
 
 
@@ -128,9 +163,9 @@ def number(value: float, form: str) -> str:
     return "" if math.isnan(value) else f"{value:{form}}".replace("-", MINUS)
 
 
-def with_error(mean: float, error: float, form: str = ".2f") -> str:
+def with_error(mean: float, error: float) -> str:
     """A share in percent with its error, as far as it has one."""
-    return number(100 * mean, form) + ("" if math.isnan(error) else f" {PLUS_MINUS} {100 * error:.2f}")
+    return number(100 * mean, ".2f") + ("" if math.isnan(error) else f" {PLUS_MINUS} {100 * error:.2f}")
 
 
 def with_errors(found: pd.DataFrame, score: str) -> list[str]:
@@ -139,11 +174,13 @@ def with_errors(found: pd.DataFrame, score: str) -> list[str]:
 
 
 def difference_text(differences: pd.DataFrame, row: Any) -> str:
-    """Mean difference and its standard error; strong where it stands out from the seeds' noise."""
+    """Mean difference and its interval; strong where it stands out from the seeds' noise."""
     if row not in differences.index:
         return ""
-    mean, error, stands_out = differences.loc[row, ["mean", "se", "stands_out"]]
-    text = with_error(mean, error, "+.2f")
+    mean, *ends, stands_out = differences.loc[row, ["mean", "low", "high", "stands_out"]]
+    text = number(100 * mean, "+.2f")
+    if not math.isnan(ends[0]):
+        text += f" [{', '.join(number(100 * end, '+.2f') for end in ends)}]"
     return Strong(text) if stands_out else text
 
 

@@ -1,12 +1,15 @@
 """A whole report: what it shows, that it can be made again from its own runs, and that its HTML needs nothing else."""
 
+import json
 import re
+import signal
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 from markdown_it import MarkdownIt
+from omegaconf import OmegaConf
 
 from composing import settled
 from emanet.cli.arguments import quoted
@@ -81,7 +84,7 @@ def test_every_study_has_its_section_and_the_runs_without_a_result_their_reason(
     assert "- **Runs:** 8, 6 of them finished;" in text
     assert text.count("**How to read the tables.**") == text.count("- **Data:**") == 1
     assert "| 64 (default) | 3 of 4 | 45.00 ± 2.00 |" in text
-    assert "| 32 | 3 of 4 | 42.00 ± 2.00 | 62.00 ± 2.00 | −3.00 ± 1.15 |" in text  # noqa: RUF001
+    assert "| 32 | 3 of 4 | 42.00 ± 2.00 | 62.00 ± 2.00 | −3.00 \\[−7.97, +1.97\\] |" in text  # noqa: RUF001
     assert "```\npython src/train.py name=invented" in text
 
 
@@ -153,6 +156,24 @@ def test_names_neither_embed_pictures_nor_end_the_report(tmp_path):
     assert not any(link.endswith(".png") for link in html.links + markdown.links)
 
 
+@pytest.mark.parametrize("key", ["name", "study", "seed", "model.K", "dataset.name", "init_from", "swept", "command"])
+def test_nothing_of_a_foreign_run_is_resolved(tmp_path, monkeypatch, key):
+    monkeypatch.setenv("EMANET_TEST_SECRET", "hidden-value")
+    for number in (0, 1):
+        folder = write_run(tmp_path / "runs" / f"{number}", 0.5, values={"model.T": number}, seed=number)
+        config = OmegaConf.load(folder / "config.yaml")
+        secret = "${oc.env:EMANET_TEST_SECRET}"
+        OmegaConf.update(config, key, [secret, "model.T"] if key == "swept" else secret)
+        OmegaConf.save(config, folder / "config.yaml")
+        summary = json.loads((folder / "summary.json").read_text())
+        summary["command"] += f" model.K={secret}" if key == "command" else ""
+        (folder / "summary.json").write_text(json.dumps(summary))
+    report(f"runs={tmp_path}/runs", f"output={tmp_path}/r", "formats=[svg]")
+    found = contents(tmp_path / "r")
+    assert not [name for name, content in found.items() if b"hidden-value" in content]
+    assert b"EMANET_TEST_SECRET" in found["runs.jsonl"], "it stays text"
+
+
 # --- notes ----------------------------------------------------------------------------------------------------------
 
 
@@ -214,6 +235,58 @@ def test_the_script_writes_the_report_and_says_where(zygote, base, tmp_path):
     failed = zygote.run("runs=nowhere", cwd=tmp_path, script="report.py", code=1)
     assert "runs=nowhere: no such folder" in failed
     assert "Traceback" not in failed
+
+
+# --- kills, full disks, two at once ---------------------------------------------------------------------------------
+
+KILL = """
+import os, pathlib, signal
+replace, calls = pathlib.Path.replace, []
+def dying(self, target):
+    calls.append(target)
+    if len(calls) == {call}: os.kill(os.getpid(), signal.SIGKILL)
+    return replace(self, target)
+pathlib.Path.replace = dying
+"""
+FULL = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))"  # the figures are larger
+
+
+@pytest.fixture(scope="module")
+def reports(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], list[dict[str, bytes]]]:
+    """A place, the arguments of two reports on other runs, and the files of each; those of the first lie there."""
+    folder = tmp_path_factory.mktemp("kills")
+    commands = [[f"runs={base}/runs/{name}", f"output={folder}/out"] for name in ("sweep_K", "sweep_T")]
+    files = []
+    for command in reversed(commands):
+        report(*command, "title=Kills")
+        files.insert(0, contents(folder / "out"))
+    return folder, [*commands[1], "title=Kills"], files
+
+
+def test_a_report_that_is_killed_or_finds_the_disk_full_leaves_the_files_whole(zygote, reports):
+    folder, command, (before, after) = reports
+    start = contents(folder / "out")
+
+    def left() -> dict[str, bytes]:
+        return {name: content for name, content in contents(folder / "out").items() if not name.endswith(".tmp")}
+
+    output = zygote.run(*command, cwd=folder, script="report.py", patch=FULL, code=1)
+    assert "the report cannot be written ([Errno 27] File too large" in output
+    assert "Traceback" not in output
+    assert contents(folder / "out") == start
+    for call in (1, 4):
+        zygote.run(*command, cwd=folder, script="report.py", patch=KILL.format(call=call), code=-signal.SIGKILL)
+        assert all(content in (start.get(name), before.get(name), after.get(name)) for name, content in left().items())
+        assert (left() == start) == (call == 1)
+    zygote.run(*command, cwd=folder, script="report.py")
+    assert after.items() <= left().items()
+
+
+def test_two_reports_into_one_folder_at_once_are_one_report(zygote, reports):
+    folder, command, (_, after) = reports
+    runs = [zygote.start(*command, cwd=folder, script="report.py") for _ in range(2)]
+    assert [run.wait().code for run in runs] == [0, 0]
+    assert after.items() <= contents(folder / "out").items()
 
 
 # --- figures --------------------------------------------------------------------------------------------------------
