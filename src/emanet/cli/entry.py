@@ -30,7 +30,7 @@ JOBS = {
     "search": ("emanet.cli.jobs:search", arguments.prepare_search),
     "inspect_data": ("emanet.cli.jobs:inspect_data", arguments.prepare),
     "prepare": ("emanet.cli.entry:get_ready", arguments.prepare),
-    "report": ("emanet.studies.report:make_report", arguments.prepare),
+    "report": ("emanet.studies.report.build:write_report", arguments.prepare),
     "complexity": ("emanet.studies.complexity:report", arguments.prepare),
     "robustness": ("emanet.studies.robustness:evaluate_robustness", arguments.prepare),
     "dashboard": ("emanet.cli.entry:show_study", arguments.prepare),
@@ -67,20 +67,29 @@ def run(job: str, cfg: DictConfig) -> Any:
     except InterruptedRunError as error:
         log.error("%s", error)
         sys.exit(0 if in_lightning_child() else error.exit_code)  # else the first process is killed in its exit
-    except Exception as error:
-        mistake = isinstance(error, EMANetError)
+    except Exception as caught:
+        reason = missing_extra(caught) or caught
+        mistake = isinstance(reason, EMANetError)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             if cfg.get("study") is None:
                 raise
             from emanet.studies.study import record_failure
 
-            record_failure(folder, error)
-            log.error("%s: %s", folder, error, exc_info=not mistake)
+            record_failure(folder, reason)
+            log.error("%s: %s", folder, reason, exc_info=not mistake)
             return None
-        if not isinstance(error, EMANetError):
+        if not isinstance(reason, EMANetError):
             raise
-        log.error("%s", error)
-        sys.exit(error.exit_code)
+        log.error("%s", reason)
+        sys.exit(reason.exit_code)
+
+
+def missing_extra(error: Exception) -> EMANetError | None:
+    """What to install, where a job needs a package that only an extra brings."""
+    from emanet.config.instantiate import remedy
+
+    package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    return EMANetError(f"this needs {package}{remedy(package)}") if remedy(package) else None
 
 
 def get_ready(cfg: dict[str, Any]) -> None:

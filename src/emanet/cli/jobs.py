@@ -27,7 +27,8 @@ from emanet.inference.media import Source, find_sources, read_picture
 from emanet.inference.predictor import Predictor
 from emanet.inference.submission import SubmissionWriter, image_sizes, submission_format
 from emanet.model.weights import load_weights
-from emanet.studies.study import EVALUATIONS, claimed, finished
+from emanet.studies.runs import EVALUATIONS
+from emanet.studies.study import claimed, finished
 from emanet.training.build import build_data, build_evaluation, build_optimizer, build_task, build_trainer
 from emanet.training.callbacks import RunProgress
 from emanet.training.callbacks.summary import named_scores, print_scores, write_evaluation

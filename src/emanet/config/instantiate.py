@@ -61,6 +61,9 @@ EXTRAS = {
     "comet_ml": "comet",
     "optuna": "search",
     "pandas": "report",
+    "matplotlib": "report",
+    "markdown_it": "report",
+    "wandb_workspaces": "dashboard",
     "pycocotools": "coco",
 }
 

@@ -14,7 +14,7 @@ import torch
 import yaml
 from rich import box
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
@@ -129,17 +129,12 @@ def measure(net: EMANet, height: int, width: int) -> list[Cost]:
     for handle in handles:
         handle.remove()
     flops = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
-    parts = {name: net.get_submodule(name) for name in peaks}  # as they ran; a head for training alone does not run
-    costs = [
-        Cost(
-            name,
-            sum(p.numel() for p in part.parameters()),
-            flops.get(f"{type(net).__name__}.{name}", 0) // 2,
-            peaks[name],
-        )
-        for name, part in parts.items()
-        if not isinstance(part, nn.Identity)
-    ]
+    costs = []
+    for name, peak in peaks.items():  # as they ran; a head for training alone does not run
+        part = net.get_submodule(name)
+        params = sum(parameter.numel() for parameter in part.parameters())
+        if not isinstance(part, nn.Identity):
+            costs.append(Cost(name, params, flops.get(f"{type(net).__name__}.{name}", 0) // 2, peak))
     most = max(live.peak, *peaks.values())  # the last peak is that of the upsampling, after all parts
     return [*costs, Cost("total", sum(c.params for c in costs), sum(c.macs for c in costs), most)]
 
@@ -192,7 +187,7 @@ def published_rows(published: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
-COLUMNS = (
+COLUMNS = [
     "method",
     "published\nGMACs",
     "\nM par.",
@@ -201,14 +196,14 @@ COLUMNS = (
     "\nM par.",
     "whole\nGMACs",
     "\nM par.",
-)
+]
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table."""
-    table = Table(
-        *(Column(name, no_wrap=True) for name in header), title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in header:
+        table.add_column(name, no_wrap=True)
     for row in rows:
         table.add_row(*row)
     Console().print(table)

@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import wandb
+import wandb_workspaces.reports.v2 as wr
+import wandb_workspaces.workspaces as ws
 import yaml
 from omegaconf import OmegaConf
+from wandb_workspaces import expr
 
 from emanet.common.errors import ConfigError, EMANetError
 from emanet.common.files import write_json
@@ -15,23 +19,11 @@ from emanet.config.schema import CONF_DIR
 from emanet.inference.bases import SCALARS
 from emanet.training.loggers.wandb import has_credentials
 
-try:
-    import wandb
-    import wandb_workspaces.reports.v2 as wr
-    import wandb_workspaces.workspaces as ws
-    from wandb_workspaces import expr
-except ImportError as error:
-    raise EMANetError("dashboards need wandb-workspaces: pip install 'emanet[dashboard]'") from error
-
 SCORES = ("val/miou", "val/pixel_accuracy", "val/mean_accuracy", "train/loss")
 MEDIA = ("val/predictions", "bases/attention", "bases/cosines")
 TABLE = "val/iou_table"
 STEP = "trainer/global_step"
 SPREAD: Any = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
-
-
-class DashboardError(EMANetError):
-    """A dashboard that W&B did not take."""
 
 
 class Study(NamedTuple):
@@ -51,8 +43,7 @@ def publish(cfg: Mapping[str, Any]) -> str:
     """Build the dashboard of a study: save it in W&B, or write it to a file; return the URL or the path.
 
     Raises:
-        ConfigError: for an unknown study, or an API key without an entity.
-        DashboardError: if W&B does not take it.
+        EMANetError: for an unknown study, or if W&B does not take the dashboard.
     """
     study, project, entity = read_study(cfg["study"]), cfg["project"], cfg["entity"]
     offline = os.environ.get("WANDB_MODE") in ("offline", "dryrun", "disabled") or not has_credentials()
@@ -66,7 +57,7 @@ def publish(cfg: Mapping[str, Any]) -> str:
             return str(build_workspace(study, entity=entity, project=project).save().url)
     except Exception as error:  # of many kinds, from the client and from the server
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise DashboardError(
+        raise EMANetError(
             f"W&B did not take the dashboard of {study.name} ({reason}): check the API key, project={project} "
             f"and entity={entity}; output=FILE writes it to a file"
         ) from error
@@ -79,14 +70,17 @@ def read_study(name: str | None, folder: Path = Path(CONF_DIR) / "sweep") -> Stu
     Raises:
         ConfigError: if there is none of that name.
     """
-    files: dict[str, Any] = {path.stem: OmegaConf.load(path) for path in sorted(folder.glob("*.yaml"))}
+    files: dict[str, Any] = {
+        path.stem: OmegaConf.to_container(OmegaConf.load(path), resolve=False) for path in sorted(folder.glob("*.yaml"))
+    }
     known = [stem for stem, cfg in files.items() if "study" in cfg]
     if name not in known:
         raise ConfigError(f"study must be one of {', '.join(known)}, got {name}")
     cfg = files[name]
-    values = {key: yaml.safe_load(f"[{text}]") for key, text in cfg.hydra.sweeper.params.items()}
-    numeric = [key for key in cfg.swept if all(type(value) in (int, float) for value in values.get(key, [None]))]
-    return Study(cfg.study, list(cfg.swept), numeric)
+    swept, given = cfg["swept"], cfg.get("hydra", {}).get("sweeper", {}).get("params", {})
+    values = {key: yaml.safe_load(f"[{text}]") for key, text in given.items()}
+    numeric = [key for key in swept if all(type(value) in (int, float) for value in values.get(key, [None]))]
+    return Study(cfg["study"], swept, numeric)
 
 
 def build_workspace(study: Study, *, entity: str, project: str) -> ws.Workspace:
@@ -100,17 +94,14 @@ def build_workspace(study: Study, *, entity: str, project: str) -> ws.Workspace:
         "Pictures": [wr.MediaBrowser(title=key, media_keys=[key], num_columns=2, gallery_axis="step") for key in MEDIA],
         "Classes": [wr.WeavePanelSummaryTable(table_name=TABLE), every_class],
     }
-    columns = ws.SectionLayoutSettings(columns=2)
+    two = ws.SectionLayoutSettings(columns=2)
     # as W&B stores a key: "value" comes below each key of the root
     pinned = [f"config:{root}.value{dot}{rest}" for root, dot, rest in (key.partition(".") for key in study.swept)]
     return ws.Workspace(
         entity=entity,
         project=project,
         name=f"Ablation {study.name}",
-        sections=[
-            ws.Section(name=name, panels=panels, is_open=True, layout_settings=columns)
-            for name, panels in sections.items()
-        ],
+        sections=[ws.Section(name=name, panels=of, is_open=True, layout_settings=two) for name, of in sections.items()],
         settings=ws.WorkspaceSettings(x_axis=STEP, max_runs=100),
         runset_settings=ws.RunsetSettings(
             filters=expr.And(expr.Tags().isin([study.name])),

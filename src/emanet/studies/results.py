@@ -14,7 +14,7 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 
 from emanet.common.errors import ConfigError
-from emanet.common.files import read_json, write_json
+from emanet.common.files import read_json, replacing, write_json
 from emanet.config.schema import PROJECT_ROOT
 from emanet.studies.complexity import published_rows
 
@@ -104,5 +104,7 @@ def main(arguments: Sequence[str]) -> None:
     published = read_published()
     for argument in arguments:
         print(f"kept {keep_run(argument, published['measures'])}")
-    PAGE.write_text(render(published, read_runs()), encoding="utf-8")
+    page = render(published, read_runs())
+    with replacing(PAGE) as temporary:
+        temporary.write_text(page, encoding="utf-8")
     print(f"written {PAGE}")

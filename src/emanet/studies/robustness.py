@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import UInt8
 
 from emanet.checkpoints.restore import read_stored
 from emanet.checkpoints.settings import stored_settings
-from emanet.common.errors import ConfigError, EMANetError
+from emanet.common.errors import ConfigError
 from emanet.common.files import write_json
 from emanet.common.provenance import command_line, git_state, hardware, versions
 from emanet.common.seeding import mix
@@ -22,12 +23,6 @@ from emanet.data.transforms import blurred, relit
 from emanet.studies.runs import flat
 from emanet.training.build import build_data, build_evaluation
 from emanet.training.callbacks.summary import named_scores
-
-try:
-    import pandas as pd
-    from matplotlib.figure import Figure
-except ImportError as error:
-    raise EMANetError(f"robustness needs {error.name}: pip install 'emanet[report]'") from error
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +48,9 @@ def corrupted(image: Pixels, name: str, *, kind: str, strength: float, seed: int
 
 
 def evaluate_robustness(cfg: Mapping[str, Any], run_dir: Path) -> None:
-    """Evaluate every checkpoint clean and corrupted; write robustness.json, .csv and .svg, print the means.
+    """Evaluate every checkpoint clean and corrupted; write robustness.json, print the means.
 
-    What has been evaluated stands in the first file after each checkpoint.
+    What has been evaluated stands in the file after each checkpoint.
 
     Raises:
         ConfigError: for checkpoints that are not there, or corruptions that make no sense.
@@ -63,13 +58,14 @@ def evaluate_robustness(cfg: Mapping[str, Any], run_dir: Path) -> None:
     corruptions = planned(cfg["corruptions"])
     prepared = [configured(path, cfg) for path in find_checkpoints(cfg["checkpoints"])]
     facts = {"command": command_line(), "seed": cfg["seed"], "versions": versions(), "git": git_state()}
-    networks: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for number, (settings, told) in enumerate(prepared, start=1):
         log.info("%d of %d: %s", number, len(prepared), told["checkpoint"])
-        networks.append(told | evaluate_network(told["checkpoint"], settings, corruptions, cfg["seed"], run_dir))
+        rows += evaluate_network(told, settings, corruptions, cfg["seed"], run_dir)
         status = "finished" if number == len(prepared) else "running"
-        write_json(run_dir / "robustness.json", {"status": status} | facts | {"networks": networks})
-    show(networks, run_dir)
+        write_json(run_dir / "robustness.json", {"status": status} | facts | {"scores": rows})
+    show(pd.DataFrame(rows))
+    print(f"scores in {run_dir / 'robustness.json'}")
 
 
 def planned(asked: Mapping[str, Any]) -> list[tuple[str, float]]:
@@ -80,14 +76,11 @@ def planned(asked: Mapping[str, Any]) -> list[tuple[str, float]]:
     """
     made = []
     for kind, strengths in asked.items():
-        if kind not in KINDS:
-            raise ConfigError(f"corruptions are {', '.join(KINDS)}, got {kind!r}")
-        try:
-            made += [(kind, float(strength)) for strength in strengths or () if strength != KINDS[kind][1]]
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"corruptions.{kind} must be a list of numbers, got {strengths!r}") from error
-        if not all(0 <= strength < float("inf") for _, strength in made):
-            raise ConfigError(f"corruptions.{kind} must hold strengths of 0 or more, got {strengths}")
+        sensible = kind in KINDS and isinstance(strengths, list)
+        if not sensible or not all(isinstance(one, (int, float)) and 0 <= one < float("inf") for one in strengths):
+            known = ", ".join(KINDS)
+            raise ConfigError(f"corruptions hold lists of strengths of 0 or more for {known}; got {kind}: {strengths}")
+        made += [(kind, float(strength)) for strength in strengths if strength != KINDS[kind][1]]
     if not made:
         raise ConfigError(f"corruptions holds no strength that changes anything; there are {', '.join(KINDS)}")
     return made
@@ -99,15 +92,15 @@ def find_checkpoints(asked: str | Sequence[str] | None) -> list[Path]:
     Raises:
         ConfigError: for an entry that matches nothing.
     """
-    if not asked:
-        raise ConfigError("say which networks: checkpoints=[FILE,FILE] or checkpoints='PATTERN' is missing")
     found: dict[Path, None] = {}
-    for entry in [asked] if isinstance(asked, str) else asked:
+    for entry in [asked] if isinstance(asked, str) else asked or []:
         path = Path(entry).expanduser()
         matching = [path] if path.exists() else sorted(map(Path, glob(str(path), recursive=True)))
         if not matching:
             raise ConfigError(f"checkpoints={entry}: nothing there; give files, or a pattern in quotes")
         found |= dict.fromkeys(matching)
+    if not found:
+        raise ConfigError("say which networks: checkpoints=[FILE,FILE] or checkpoints='PATTERN' is missing")
     return list(found)
 
 
@@ -134,41 +127,32 @@ def configured(path: Path, cfg: Mapping[str, Any]) -> tuple[dict[str, Any], dict
 
 
 def evaluate_network(
-    path: str, settings: Mapping[str, Any], corruptions: Sequence[tuple[str, float]], seed: int, run_dir: Path
-) -> dict[str, Any]:
-    """Scores of one checkpoint, the clean ones first, and where they were computed."""
+    told: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    corruptions: Sequence[tuple[str, float]],
+    seed: int,
+    run_dir: Path,
+) -> list[dict[str, Any]]:
+    """Scores of one checkpoint, a row for the clean images and one for each corruption."""
     data = build_data(settings, "validate")
-    task, trainer = build_evaluation(settings, read_stored(path), run_dir, data=data)
-    scores = []
-    hows: list[dict[str, Any]] = [{}, *({"kind": kind, "strength": strength} for kind, strength in corruptions)]
-    for how in hows:
-        data.corrupt = partial(corrupted, **how, seed=seed) if how else None
+    task, trainer = build_evaluation(settings, read_stored(told["checkpoint"]), run_dir, data=data)
+    rows = []
+    hows: list[tuple[Any, Any]] = [(None, None), *corruptions]
+    for kind, strength in hows:
+        data.corrupt = partial(corrupted, kind=kind, strength=strength, seed=seed) if kind else None
         trainer.validate(task, data, verbose=False)
         found = named_scores(task.metrics.compute(), task.class_names)
-        scores.append({"corruption": how.get("kind"), "strength": how.get("strength")} | found)
-        log.info("%s: val/miou %s", how or "clean", found["val/miou"])
-    return {"hardware": hardware(trainer.strategy.root_device.type), "scores": scores}
+        rows.append({**told, "corruption": kind, "strength": strength, **found})
+        log.info("%s %s: val/miou %s", kind or "clean", strength or "", found["val/miou"])
+    return [row | {"hardware": hardware(trainer.strategy.root_device.type)} for row in rows]
 
 
-def show(networks: Sequence[Mapping[str, Any]], run_dir: Path) -> None:
-    """Print and draw the means over the networks of one label; a clean score stands at the neutral strength."""
-    names = ("label", "seed", "corruption", "strength", "val/miou")
-    frame = pd.DataFrame([network | score for network in networks for score in network["scores"]])[[*names]]
-    kinds = list(frame.corruption.dropna().unique())
-    clean = [frame[frame.corruption.isna()].assign(corruption=kind, strength=KINDS[kind][1]) for kind in kinds]
-    frame = pd.concat([*clean, frame.dropna(subset="corruption")])
-    frame.to_csv(run_dir / "robustness.csv", index=False)
-    figure = Figure(figsize=(3.2 * len(kinds), 3), layout="constrained")
-    axes = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
-    for kind, ax in zip(kinds, axes, strict=True):
-        found = frame[frame.corruption == kind].groupby(["strength", "label"], sort=True)["val/miou"]
-        table = 100 * found.agg(["mean", "std"]).unstack("label")
-        print(f"{kind} ({KINDS[kind][0]}): mIoU in %, mean and standard deviation over the networks of a label")
-        print(table.dropna(axis=1, how="all").to_string(float_format="{:.2f}".format), end="\n\n")
-        for label in table["mean"]:
-            ax.errorbar(table.index, table["mean", label], table["std", label].fillna(0), marker="o", label=label)
-        ax.set(title=kind, xlabel=KINDS[kind][0])
-    axes[0].set_ylabel("mIoU (%)")
-    axes[0].legend()
-    figure.savefig(run_dir / "robustness.svg")
-    print(f"results in {run_dir}")
+def show(scores: pd.DataFrame) -> None:
+    """Print the means over the networks of one label; a clean score stands at the neutral strength."""
+    clean, others = scores[scores.corruption.isna()], scores.dropna(subset="corruption")
+    for kind, found in others.groupby("corruption", sort=False):
+        unit, neutral = KINDS[str(kind)]
+        cells = pd.concat([clean.assign(strength=neutral), found]).groupby(["strength", "label"])["val/miou"]
+        table = (100 * cells.agg(["mean", "std"])).unstack("label").dropna(axis=1, how="all")
+        print(f"{kind} ({unit}): mIoU in %, mean and standard deviation over the networks of a label")
+        print(table.to_string(float_format="{:.2f}".format), end="\n\n")

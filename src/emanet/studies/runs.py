@@ -1,7 +1,6 @@
 """Runs as their files tell them: what each was, what came of it, or why nothing did."""
 
 import json
-import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,24 +9,17 @@ from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from emanet.common.errors import ConfigError
 from emanet.common.files import read_json
 from emanet.studies.portable import portable, portable_text
 
-log = logging.getLogger(__name__)
-
 #: parts of a configuration that decide the result of a run; the others say where things lie and who is told
 #: (optim: the optimizer and its schedule in runs of before they were groups)
 DECISIVE = ("seed", "init_from", "dataset", "model", "optim", "optimizer", "scheduler", "loss", "trainer", "T_evals")
 #: but these only say how the work is done
-INCIDENTAL = (
-    "dataset.root",
-    "dataset.num_workers",
-    "dataset.persistent_workers",
-    "dataset.pin_memory",
-    "dataset.cache",
-)
+INCIDENTAL = [f"dataset.{key}" for key in ("root", "num_workers", "persistent_workers", "pin_memory", "cache")]
 KEPT = (*DECISIVE, "name", "study", "swept")  # what a report keeps of a configuration
 
 SUMMARY, CONFIG, EVALUATIONS, FAILURE = "summary.json", "config.yaml", "evaluations.json", "failure.json"
@@ -43,7 +35,6 @@ class Run:
         summary: what ``summary.json`` says; empty if the run left none.
         evaluations: scores of the same checkpoint under other settings: ``{"T_eval": {"1": {"val/miou": ...}}}``.
         failure: why its job failed, if it left that.
-        costs: of its head for one image, see :func:`emanet.studies.report.costs.head_costs`.
         default: what the swept keys are without the sweep.
     """
 
@@ -52,7 +43,6 @@ class Run:
     summary: dict[str, Any] = field(default_factory=dict)
     evaluations: dict[str, Any] = field(default_factory=dict)
     failure: str | None = None
-    costs: dict[str, Any] | None = None
     default: dict[str, Any] | None = None
 
     @property
@@ -102,18 +92,17 @@ class Run:
 
 
 def gather(places: Iterable[str | Path]) -> list[Run]:
-    """The runs at each place: a folder with runs at any depth, a ``runs.jsonl``, or the summary of one run.
+    """The runs at each place: a folder with runs at any depth, or a ``runs.jsonl``; a folder named twice is read once.
 
     Raises:
         ConfigError: for a place that does not exist, or holds no run.
     """
-    found: dict[Path | int, Run] = {}
+    found: dict[Any, Run] = {}
     for place in places:
         here = read_place(Path(place).expanduser())
         if not here:
             raise ConfigError(f"runs={place}: no runs there; give a folder below which runs lie (summary.json)")
-        for source, run in here:
-            found.setdefault(len(found) if source is None else source, run)  # a folder named twice is read once
+        found = here | found
     return ordered(found.values())
 
 
@@ -122,18 +111,16 @@ def ordered(runs: Iterable[Run]) -> list[Run]:
     return sorted(runs, key=lambda run: (natural(run.name), run_line(run)))
 
 
-def read_place(path: Path) -> list[tuple[Path | None, Run]]:
-    """Runs at one place, each with its folder where it has one; evaluations of checkpoints are left out."""
+def read_place(path: Path) -> dict[Any, Run]:
+    """Runs at one place, each by its folder or line; evaluations of checkpoints are left out."""
     if path.suffix == ".jsonl" and path.is_file():
-        return [(None, run) for run in read_lines(path)]
-    if path.is_file():
-        return [(path.resolve(), read_summary(path))]
+        return {run_line(run): run for run in read_lines(path)}
     if not path.is_dir():
-        raise ConfigError(f"runs={path}: no such folder or file")
+        raise ConfigError(f"runs={path}: no such folder, or runs.jsonl")
     files = (file for name in (SUMMARY, CONFIG, FAILURE) for file in path.rglob(name))
-    folders = sorted({file.parent for file in files if file.parent.name != ".hydra"})
-    runs = [(folder.resolve(), read_run(folder, folder.relative_to(path).as_posix())) for folder in folders]
-    return [(folder, run) for folder, run in runs if "checkpoint" not in run.summary]
+    folders = {file.parent for file in files if file.parent.name != ".hydra"}
+    runs = {folder.resolve(): read_run(folder, folder.relative_to(path).as_posix()) for folder in folders}
+    return {folder: run for folder, run in runs.items() if "checkpoint" not in run.summary}
 
 
 def read_run(folder: Path, name: str) -> Run:
@@ -148,15 +135,15 @@ def read_run(folder: Path, name: str) -> Run:
     )
 
 
-def read_config(folder: Path) -> Mapping[str, Any]:
+def read_config(folder: Path, names: Sequence[str] = (CONFIG, f".hydra/{CONFIG}")) -> Mapping[str, Any]:
     """The configuration of a run as it is written, or what Hydra stored of a job that failed before that.
 
-    What is damaged, because the run was killed, counts as missing.
+    Nothing is resolved: ``${oc.env:NAME}`` stays text. What is damaged, because the run was killed, counts as missing.
     """
-    for path in (folder / CONFIG, folder / ".hydra" / CONFIG):
+    for name in names:
         try:
-            config: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        except (OSError, yaml.YAMLError):
+            config: Any = OmegaConf.to_container(OmegaConf.load(folder / name), resolve=False)
+        except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException):
             continue
         if isinstance(config, dict) and config:
             return config
@@ -164,10 +151,7 @@ def read_config(folder: Path) -> Mapping[str, Any]:
 
 
 def kept(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a configuration, nested or flat, what a report shows or compares; flat.
-
-    Nothing is resolved: ``${oc.env:NAME}`` stays text. A name that refers to another key is looked up.
-    """
+    """Of a configuration, nested or flat, what a report shows or compares; a name that refers to a key is looked up."""
     values = flat(config)
     reference = re.fullmatch(r"\$\{([\w.]+)\}", str(values.get("name")))
     if reference:
@@ -175,33 +159,19 @@ def kept(config: Mapping[str, Any]) -> dict[str, Any]:
     return portable({key: values[key] for key in sorted(values) if key.partition(".")[0] in KEPT})
 
 
-def flat(cfg: Any) -> dict[str, Any]:
-    """A configuration with its keys joined by dots; lists are values. A node of OmegaConf is resolved."""
-    container: Any = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with its keys joined by dots; lists are values."""
     values: dict[str, Any] = {}
-    for key, node in container.items():
-        if isinstance(node, Mapping):
-            values |= {f"{key}.{below}": value for below, value in flat(node).items()}
-        else:
-            values[str(key)] = node
+    for key, node in config.items():
+        below = flat(node) if isinstance(node, Mapping) else None
+        values |= {str(key): node} if below is None else {f"{key}.{name}": value for name, value in below.items()}
     return values
 
 
 def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Of what is kept, what decides a result."""
-    return {key: value for key, value in config.items() if key not in ("name", "study", "swept", *INCIDENTAL)}
-
-
-def read_summary(path: Path) -> Run:
-    """The run of a single summary, such as those in ``docs/runs``.
-
-    Raises:
-        ConfigError: if it is none.
-    """
-    content = read_json(path)
-    if content is None or "status" not in content:
-        raise ConfigError(f"{path}: no summary of a run (a JSON object with status and val/miou)")
-    return Run(name=path.stem, summary=portable(content))
+    """Of a configuration, nested or flat, what decides a result."""
+    values = flat(config)
+    return {key: values[key] for key in values if key.partition(".")[0] in DECISIVE and key not in INCIDENTAL}
 
 
 def run_line(run: Run) -> str:

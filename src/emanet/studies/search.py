@@ -6,6 +6,7 @@ they share the journal in its folder.
 
 import json
 import logging
+import os
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,25 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import optuna
+import pandas  # noqa: F401  (for Optuna's tables)
 import yaml
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import open_dict
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock, JournalStorage
+from optuna.trial import TrialState
 
 from emanet.common.errors import ConfigError, DatasetError, EMANetError
-from emanet.common.files import locked
+from emanet.common.files import locked, replacing
 from emanet.common.interrupts import InterruptedRunError
 from emanet.config.rules import settle
 from emanet.studies.runs import flat
-
-try:
-    import optuna
-    import pandas  # noqa: F401  (for Optuna's tables)
-    from optuna.storages.journal import JournalFileBackend, JournalStorage
-    from optuna.trial import TrialState
-except ImportError as error:
-    raise EMANetError("a search needs Optuna and pandas: pip install 'emanet[search]'") from error
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +64,7 @@ def search(cfg: Mapping[str, Any], train: Train) -> None:
 
     Raises:
         ConfigError: for a space, or a training, that makes no sense; before anything starts.
+        EMANetError: where it cannot be recorded, as on a full disk.
     """
     overrides, space = list(cfg["train"]), dict(map(read_entry, cfg["space"]))
     if not 0 < len(space) == len(cfg["space"]):
@@ -79,12 +77,15 @@ def search(cfg: Mapping[str, Any], train: Train) -> None:
     if training["trainer"]["devices"] not in (1, "1") or training["trainer"]["num_nodes"] != 1:
         raise ConfigError("a trial trains on one device: start the same command once for each, and they share the work")
     folder = Path(cfg["output"] or f"{training['paths']['runs_dir']}/{training['name']}/search").expanduser().resolve()
-    study, limit = open_study(cfg, folder), time.monotonic() + (cfg["timeout"] or float("inf"))
     swept = [key for key in space if key in flat(training)]  # a group such as head is no key of a run
     common = [*overrides, "study=search", f"swept=[{','.join(swept)}]", "resume=auto"]
-    while count_begun(study) < cfg["n_trials"] and time.monotonic() < limit:
-        run_trial(study, study.ask(space), common, folder, train)
-    conclude(study, overrides, folder)
+    try:
+        study, limit = open_study(cfg, folder), time.monotonic() + (cfg["timeout"] or float("inf"))
+        while count_begun(study) < cfg["n_trials"] and time.monotonic() < limit:
+            run_trial(study, study.ask(space), common, folder, train)
+        conclude(study, overrides, folder)
+    except OSError as error:
+        raise EMANetError(f"the search stopped ({error}); the same command goes on with it") from error
 
 
 def read_entry(entry: Mapping[str, Any]) -> tuple[str, Any]:
@@ -133,6 +134,7 @@ def open_study(cfg: Mapping[str, Any], folder: Path) -> optuna.Study:
     """
     folder.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    cut_torn_line(folder / "optuna.log")
     study = optuna.create_study(
         study_name="search",
         storage=JournalStorage(JournalFileBackend(str(folder / "optuna.log"))),
@@ -158,6 +160,20 @@ def open_study(cfg: Mapping[str, Any], folder: Path) -> optuna.Study:
     return study
 
 
+def cut_torn_line(journal: Path) -> None:
+    """Take off what a kill or a full disk left of the last entry: Optuna would write on behind it, and read no more."""
+    if not journal.is_file():
+        return
+    lock = JournalFileSymlinkLock(str(journal))
+    lock.acquire()
+    try:
+        content = journal.read_bytes()
+        if not content.endswith(b"\n"):
+            os.truncate(journal, content.rfind(b"\n") + 1)
+    finally:
+        lock.release()
+
+
 def count_begun(study: optuna.Study) -> int:
     """Trials that run or have ended; not those that an interruption cut short."""
     left = (TrialState.WAITING, TrialState.FAIL)
@@ -179,7 +195,7 @@ def run_trial(study: optuna.Study, trial: optuna.Trial, overrides: list[str], fo
             log.info("trial %d stopped early: %s, %s", trial.number, stopped, trial.params)
         except InterruptedRunError as error:
             raise InterruptedRunError(f"stopped in trial {trial.number}; the same command goes on with it") from error
-        except DatasetError:  # no fault of the values: every trial would fail
+        except (DatasetError, OSError):  # no fault of the values: every trial would fail
             raise
         except Exception as error:
             trial.set_user_attr(REASON, f"{type(error).__name__}: {error}")
@@ -195,12 +211,14 @@ def conclude(study: optuna.Study, overrides: Sequence[str], folder: Path) -> Non
     trials = study.trials_dataframe(attrs=("number", "value", "state", "params", "user_attrs"))
     trials = trials.drop(columns=f"user_attrs_{PLACE}").sort_values("value", ascending=False)
     trials.columns = [name.removeprefix("params_").removeprefix("user_attrs_") for name in trials.columns]
-    trials.to_csv(folder / "trials.csv", index=False)
+    with replacing(folder / "trials.csv") as temporary:
+        trials.to_csv(temporary, index=False)
     print(trials.to_string(index=False, na_rep="-", float_format="{:.4g}".format))
     if "COMPLETE" in set(trials.state):
         values = study.best_params
         command = shlex.join(["python", "src/train.py", *overrides, *assignments(values)])
         best = {"trial": study.best_trial.number, SCORE: study.best_value, "values": values, "command": command}
-        (folder / "best.yaml").write_text(yaml.safe_dump(best, sort_keys=False, width=1000), encoding="utf-8")
+        with replacing(folder / "best.yaml") as temporary:
+            temporary.write_text(yaml.safe_dump(best, sort_keys=False, width=1000), encoding="utf-8")
         print(f"best: {command}")
     print(f"search folder: {folder}")

@@ -15,19 +15,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from emanet.common.errors import ConfigError
-from emanet.common.files import locked, read_json, write_json
+from emanet.common.files import locked, write_json
 from emanet.common.processes import own_rank
 from emanet.studies.runs import (
     CONFIG,
-    DECISIVE,
-    EVALUATIONS,
     FAILURE,
-    INCIDENTAL,
-    SUMMARY,
     Run,
-    flat,
+    comparable,
     ordered,
+    read_config,
     read_place,
+    read_run,
     setting_text,
 )
 
@@ -55,21 +53,18 @@ def finished(run_dir: Path, cfg: Mapping[str, Any]) -> dict[str, Any] | None:
         ConfigError: if the folder holds a run with other settings, finished or not.
     """
     (run_dir / FAILURE).unlink(missing_ok=True)
-    if not (run_dir / CONFIG).is_file():
+    before, now = comparable(read_config(run_dir, [CONFIG])), comparable(cfg)
+    if not before:
         return None
-    before, now = flat(OmegaConf.load(run_dir / CONFIG)), flat(cfg)
-    decisive = (key for key in sorted(before.keys() | now.keys()) if key.partition(".")[0] in DECISIVE)
-    differing = [key for key in decisive if key not in INCIDENTAL and before.get(key) != now.get(key)]
-    if differing:
+    if differing := [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]:
         told = "".join(f"\n  {key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in differing)
         raise ConfigError(
             f"{run_dir} holds a run of this study with other settings:{told}\n"
             "Give the study another place (name=NEW_NAME or hydra.sweep.dir=FOLDER), or delete that folder"
         )
-    summary = read_json(run_dir / SUMMARY) or {}
-    evaluated = (read_json(run_dir / EVALUATIONS) or {}).get("T_eval", {})
-    complete = summary.get("status") == "finished" and {str(T) for T in cfg["T_evals"]} <= evaluated.keys()
-    return summary if complete else None
+    run = read_run(run_dir, run_dir.name)
+    complete = run.summary.get("status") == "finished" and {str(T) for T in cfg["T_evals"]} <= run.evaluated.keys()
+    return run.summary if complete else None
 
 
 def record_failure(run_dir: Path, error: BaseException) -> None:
@@ -85,7 +80,7 @@ class StudySummary(Callback):
         if OmegaConf.select(config, "study") is None:
             return
         folder = Path(config.hydra.sweep.dir)
-        runs = ordered(run for _, run in read_place(folder))
+        runs = ordered(read_place(folder).values())
         print_study(runs, folder)
         if any(run.reason for run in runs):
             sys.exit(1)

@@ -1,10 +1,10 @@
 """The search: with a training whose score is known from its values, and once with the real one."""
 
+import errno
 import json
 import re
 import shlex
-import subprocess
-import sys
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,14 @@ from hydra.core.hydra_config import HydraConfig
 optuna = pytest.importorskip("optuna", reason="an optional dependency: pip install 'emanet[search]'")
 
 from emanet.cli.arguments import prepare_search  # noqa: E402
-from emanet.common.errors import ConfigError  # noqa: E402
+from emanet.common.errors import ConfigError, EMANetError  # noqa: E402
 from emanet.common.interrupts import InterruptedRunError  # noqa: E402
 from emanet.config.rules import settle  # noqa: E402
 from emanet.config.schema import CONF_DIR, register  # noqa: E402
 from emanet.studies.search import search  # noqa: E402
 from fake_data import write_voc  # noqa: E402
 from small_run import ColorData, make_task, make_trainer  # noqa: E402
-from zygote import SRC, TINY  # noqa: E402
+from zygote import TINY  # noqa: E402
 
 LR = "space=[{key: optimizer.lr, choices: [0.1, 0.9]}]"
 
@@ -164,23 +164,48 @@ def test_what_stands_after_the_dashes_goes_to_the_training():
     assert prepare_search(["search.py", "seed=1"]) == ["search.py", "seed=1"]
 
 
-def test_a_trial_is_the_run_that_its_command_gives(zygote, tmp_path):
+KILL = """
+import os, signal, optuna
+report = optuna.trial.Trial.report
+def dying(self, score, step):
+    if step == 2: os.kill(os.getpid(), signal.SIGKILL)
+    report(self, score, step)
+optuna.trial.Trial.report = dying
+"""
+
+
+def test_a_search_that_is_killed_goes_on_and_its_trial_is_the_run_that_its_command_gives(zygote, tmp_path):
     write_voc(tmp_path / "data", n_train=4, n_val=2)
     given = [*TINY, f"dataset.root={tmp_path / 'data'}", "trainer.max_steps=3", "trainer.val_every_n_steps=1"]
     space = "space=[{key: loss, choices: [nll, ohem]}, {key: optimizer.lr, low: 0.01, high: 0.1}]"
-    output = zygote.run("n_trials=2", space, f"output={tmp_path / 's'}", "--", *given, cwd=tmp_path, script="search.py")
+    arguments = ["n_trials=1", space, f"output={tmp_path / 's'}", "--", *given]
+    zygote.run(*arguments, cwd=tmp_path, script="search.py", patch=KILL, code=-signal.SIGKILL)
+    assert not (tmp_path / "s" / "best.yaml").exists()
+    output = zygote.run(*arguments, cwd=tmp_path, script="search.py")
+    assert "trial 0 was interrupted: its values are tried again" in output
     best = yaml.safe_load((tmp_path / "s" / "best.yaml").read_text())
     command = shlex.split(next(line for line in output.splitlines() if line.startswith("best: ")))[3:]
     zygote.run(*command, f"hydra.run.dir={tmp_path / 'again'}", cwd=tmp_path)
     again, trial = (
-        json.loads((folder / "summary.json").read_text())
-        for folder in (tmp_path / "again", tmp_path / "s" / f"trial_{best['trial']}")
+        json.loads((folder / "summary.json").read_text()) for folder in (tmp_path / "again", tmp_path / "s" / "trial_0")
     )
     assert again["val/miou"] == trial["val/miou"] == best["val/miou"]
     assert (trial["status"], trial["steps"]) == ("finished", 3)
 
 
-def test_without_optuna_the_error_says_what_to_install():
-    code = f"import sys; sys.path.insert(0, {str(SRC)!r}); sys.modules['optuna'] = None; import emanet.studies.search"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "pip install 'emanet[search]'" in done.stderr
+def test_an_entry_that_a_kill_cut_short_does_not_end_a_search(tmp_path, training):
+    assert len(searched(tmp_path, training, "n_trials=1", LR)) == 1
+    with (tmp_path / "search" / "optuna.log").open("ab") as file:
+        file.write(b'{"op_code":5,"worker_id":"')
+    assert len(searched(tmp_path, training, "n_trials=3", LR)) == 3
+
+
+def test_a_search_that_cannot_be_written_says_so_and_goes_on_later(tmp_path, training):
+    def full(cfg: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    training.fail = full
+    with pytest.raises(EMANetError, match=r"the search stopped \(.*No space left.*\); the same command goes on"):
+        searched(tmp_path, training, "n_trials=1", LR)
+    training.fail = lambda cfg: None
+    assert [trial.state.name for trial in searched(tmp_path, training, "n_trials=1", LR)] == ["FAIL", "COMPLETE"]

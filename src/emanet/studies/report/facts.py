@@ -1,9 +1,9 @@
 """Circumstances of a study's runs, and warnings where they are not the same for all."""
 
-import json
-import statistics
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
 
 from emanet.studies.report.study import MOST_KEYS, Study
 from emanet.studies.runs import Run, comparable, cut, natural, shown
@@ -17,30 +17,27 @@ TOLD += ["dataset.batch_size", "dataset.crop_size", "optim.lr", "optimizer.lr"]
 
 
 def facts(study: Study) -> dict[str, str]:
-    """What a reader needs to know of the runs, in words."""
+    """What a reader needs to know of the runs, in words; of what is not the same for all there are warnings."""
     found = {"Swept": swept_text(study), "Settings": settings_text(study.runs), "Runs": runs_text(study)}
-    for name, counted in circumstances(study.ended or study.runs).items():
-        found[name] = next(iter(counted)) if len(counted) == 1 else ""  # of several there is a warning
+    told = circumstances(study.ended or study.runs)
+    found |= {name: column.iloc[0] for name, column in told.items() if column.nunique() == 1}
     return {name: text for name, text in found.items() if text}
 
 
 def commands(study: Study) -> list[str]:
     """The different commands that started the runs, the commonest first."""
-    counted = Counter(" ".join(str(run.summary["command"]).split()) for run in study.runs if run.summary.get("command"))
-    return few(sorted(counted, key=lambda command: (-counted[command], command)), "# {} more are in runs.csv")
+    found = [" ".join(str(run.summary["command"]).split()) for run in study.runs if run.summary.get("command")]
+    return few(list(counted(found).index), "# {} more are in runs.csv")
 
 
 def warnings(study: Study) -> list[str]:
     """Why the figures of a study may not be comparable, one sentence each."""
     told = circumstances(study.ended).items()
-    found = [f"{name} is not the same for all runs: {listed(counted)}." for name, counted in told if len(counted) > 1]
+    found = [f"{name} is not the same for all runs: {listed(column)}." for name, column in told if column.nunique() > 1]
     again = study.frame.groupby(["setting", "seed"])["run"].agg(list)
     for (setting, seed), names in again[again.map(len) > 1].items():
         found.append(f"{study.labels[setting]}: seed {seed} was run more than once: {', '.join(few(names))}.")
-    return differing_settings(study) + found + unequal_seeds(study)
-
-
-# --- facts ----------------------------------------------------------------------------------------------------------
+    return differing_settings(study) + found
 
 
 def swept_text(study: Study) -> str:
@@ -67,35 +64,40 @@ def settings_text(runs: Iterable[Run]) -> str:
 def runs_text(study: Study) -> str:
     """How many, and how long they took."""
     text = f"{len(study.runs)}, {len(study.ended)} of them finished"
-    minutes = [run.summary["seconds_total"] / 60 for run in study.ended if run.summary.get("seconds_total")]
-    if minutes:
-        text += f"; {statistics.median(minutes):.1f} minutes each (median), {sum(minutes) / 60:.1f} hours in all"
+    seconds = pd.Series([run.summary.get("seconds_total") for run in study.ended], dtype=float)
+    if seconds.any():
+        text += f"; {seconds.median() / 60:.1f} minutes each (median), {seconds.sum() / 3600:.1f} hours in all"
     return text
 
 
-def circumstances(runs: Sequence[Run]) -> dict[str, Counter[str]]:
-    """What a result may depend on beside the settings, each text with the number of runs that it is true of."""
-    found: dict[str, Counter[str]] = {}
+def circumstances(runs: Iterable[Run]) -> pd.DataFrame:
+    """What a result may depend on beside the settings, a row per run."""
+    rows = []
     for run in runs:
-        summary, git = run.summary, dict(run.summary.get("git") or {})
+        config, summary, git = run.config, run.summary, dict(run.summary.get("git") or {})
         git["commit"] = str(git.get("commit"))[:10]
-        data = {"": run.config.get("dataset.name") or summary.get("dataset")}
-        data |= {"validated on": run.config.get("dataset.val_split"), "classes:": len(summary.get("val/iou") or {})}
+        data = {
+            "": config.get("dataset.name") or summary.get("dataset"),
+            "validated on": config.get("dataset.val_split"),
+        }
+        data["classes:"] = len(summary.get("val/iou") or {})
         parts = {"Data": data, "Steps done": {"": summary.get("steps")}, "Hardware": summary.get("hardware")}
+        row = {}
         for name, values in (parts | {"Software": summary.get("versions"), "Source": git}).items():
             known = {key: value for key, value in (values or {}).items() if value not in (None, [])}
-            text = ", ".join(f"{key} {shown(value)}".strip() for key, value in known.items())
-            found.setdefault(name, Counter())[text] += 1
-    return found
+            row[name] = ", ".join(f"{key} {shown(value)}".strip() for key, value in known.items())
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
-# --- warnings -------------------------------------------------------------------------------------------------------
+def counted(texts: Iterable[str]) -> pd.Series:
+    """How often each text occurs, the commonest first, then by the alphabet."""
+    return pd.Series([*texts], dtype=object).value_counts().sort_index().sort_values(ascending=False, kind="stable")
 
 
-def listed(counted: Mapping[str, int]) -> str:
-    """Values, each with the number of runs."""
-    ordered = sorted(counted.items(), key=lambda item: (-item[1], item[0]))
-    return "; ".join(few([f"{text or 'unknown'} ({n} run{'s' * (n > 1)})" for text, n in ordered]))
+def listed(texts: Iterable[str]) -> str:
+    """Texts, each with the number of runs that it is true of."""
+    return "; ".join(few([f"{text or 'unknown'} ({n} run{'s' * (n > 1)})" for text, n in counted(texts).items()]))
 
 
 def few(texts: Sequence[str], more: str = "and {} more") -> list[str]:
@@ -105,24 +107,13 @@ def few(texts: Sequence[str], more: str = "and {} more") -> list[str]:
 
 def differing_settings(study: Study) -> list[str]:
     """Settings that are not swept, and differ all the same."""
-    configs = [comparable(run.config) for run in study.runs if run.config]
+    configs = [{key: shown(value) for key, value in comparable(run.config).items()} for run in study.runs if run.config]
+    frame = pd.DataFrame(configs, dtype=object).fillna("null")
     found = []
-    for key in sorted({key for config in configs for key in config} - {"seed", *study.keys}):
-        counted = Counter(shown(config.get(key)) for config in configs)
-        if len(counted) > 1:
-            pairs = {(json.dumps([c.get(swept) for swept in study.keys]), json.dumps(c.get(key))) for c in configs}
-            follows = len(pairs) == len({setting for setting, _ in pairs})  # each setting has one value of the key
-            how = "goes with what is swept" if follows else "differs, though it is not swept"
-            found.append(f"{key} {how}: {listed(counted)}.")
+    for key in sorted({*frame} - {"seed", *study.keys}):
+        if frame[key].nunique() > 1:
+            by: list[Any] = [name for name in study.keys if name in frame]
+            swept = frame.groupby(by or [True] * len(frame))
+            how = "goes with what is swept" if swept[key].nunique().max() == 1 else "differs, though it is not swept"
+            found.append(f"{key} {how}: {listed(frame[key])}.")
     return few(found)
-
-
-def unequal_seeds(study: Study) -> list[str]:
-    """Settings whose means are over other seeds than most."""
-    seeds = [seeds_text(run for run in members if run.reason is None) for members in study.members]
-    counted = Counter(text for text in seeds if text)
-    if len(counted) < 2:
-        return []
-    usual = max(counted, key=lambda text: (counted[text], len(text)))
-    others = [f"{label} ({text})" for label, text in zip(study.labels, seeds, strict=True) if text not in ("", usual)]
-    return [f"Means are not over the same seeds: most are over {usual}, but not {'; '.join(few(others))}."]

@@ -1,6 +1,8 @@
 """Runs grouped to studies; their scores averaged over seeds, and compared seed by seed."""
 
+import itertools
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
+from scipy.special import nctdtrinc, stdtrit
 
-from emanet.studies.runs import Run, comparable, natural, setting_text, shown
+from emanet.studies.runs import Run, comparable, cut, natural, setting_text, shown
 
 #: names that a reader expects in this order
 ORDER: dict[str, tuple[Any, ...]] = {
@@ -19,9 +21,8 @@ ORDER: dict[str, tuple[Any, ...]] = {
     "model.norm": ("none", "layer", "l2"),
     "model.head": ("ema", "fcn", "nonlocal", "a2", "psp", "deeplabv3", "ham", "external"),
 }
-MIOU, ACCURACY, SPEED = METRICS = ("val/miou", "val/pixel_accuracy", "images_per_second")
-COSTS = {"macs": " MACs", "params": " params", "memory": "B"}  # of a head, with their units
-PREFIXES = (("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
+MIOU, ACCURACY, SPEED = SCORES = ("val/miou", "val/pixel_accuracy", "images_per_second")
+HEAD = "parameters of the head"
 CONFIDENCE = 0.95
 MOST_KEYS, MOST_SHOWN, LONGEST_LABEL = 4, 40, 40  # of a page: key columns, settings, letters of a label
 
@@ -50,18 +51,23 @@ class Study:
         return self.experiment if self.name is None else f"{self.name} ({self.experiment})"
 
     @cached_property
-    def settings(self) -> list[tuple[Any, ...]]:
-        """The different values of the keys, in the order that a reader expects."""
-        values = [tuple(run.config.get(key) for key in self.keys) for run in self.runs]
-        found = {json.dumps(each): each for each in values}
-        return sorted(found.values(), key=lambda each: [*map(rank, self.keys, each)])
+    def grouped(self) -> list[tuple[tuple[Any, ...], list[Run]]]:
+        """The different values of the keys, in the order that a reader expects, and their runs in that of the seeds."""
+        found: dict[str, tuple[tuple[Any, ...], list[Run]]] = {}
+        for run in sorted(self.runs, key=lambda run: (natural(shown(run.seed)), natural(run.name))):
+            values = tuple(run.config.get(key) for key in self.keys)
+            found.setdefault(json.dumps(values), (values, []))[1].append(run)
+        return sorted(found.values(), key=lambda item: [*map(rank, self.keys, item[0])])
 
-    @cached_property
+    @property
+    def settings(self) -> list[tuple[Any, ...]]:
+        """The values of each setting."""
+        return [values for values, _ in self.grouped]
+
+    @property
     def members(self) -> list[list[Run]]:
-        """The runs of each setting in the order of their seeds."""
-        runs = sorted(self.runs, key=lambda run: (natural(shown(run.seed)), natural(run.name)))
-        texts = [(run, json.dumps([run.config.get(key) for key in self.keys])) for run in runs]
-        return [[run for run, text in texts if text == json.dumps(list(values))] for values in self.settings]
+        """The runs of each setting."""
+        return [runs for _, runs in self.grouped]
 
     @cached_property
     def ended(self) -> list[Run]:
@@ -84,31 +90,26 @@ class Study:
                 row = {"run": run.name, "setting": setting, "seed": None if run.seed is None else shown(run.seed)}
                 scores = pd.Series({T: run.evaluated.get(T, {}).get(MIOU) for T in self.iterations}, dtype=float)
                 own = scores.get(shown(run.config.get("model.T")), np.nan)
-                row |= {name: run.summary.get(name) for name in METRICS}
+                row |= {name: run.summary.get(name) for name in SCORES}
+                row[HEAD] = (run.summary.get("parameters") or {}).get("head")
                 rows.append(row | dict(zip(changes, scores - own, strict=True)))
-        columns = ["run", "setting", "seed", *METRICS, *changes]
+        columns = ["run", "setting", "seed", *SCORES, HEAD, *changes]
         return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[3:], float))
 
     @cached_property
     def default(self) -> int | None:
         """The setting that is trained without the sweep."""
-        known = [run.default for run in self.runs if run.default is not None and run.default.keys() >= {*self.keys}]
+        known = [run.default for run in self.runs if run.default and run.default.keys() >= {*self.keys}]
         found = {json.dumps([default[key] for key in self.keys]) for default in known}
-        numbers = [n for n, values in enumerate(self.settings) if found == {json.dumps(values)}]
-        return numbers[0] if numbers and self.keys else None
+        return next((n for n, values in enumerate(self.settings) if self.keys and found == {json.dumps(values)}), None)
 
     @cached_property
     def labels(self) -> list[str]:
-        """The settings in words, or all by numbers where that would be too long."""
+        """The settings in words, or where that would be too long by the names of their first runs."""
         words = [setting_text(self.keys, values) or self.experiment for values in self.settings]
         if len(self.keys) <= MOST_KEYS and max(map(len, words)) <= LONGEST_LABEL:
             return words
-        return [f"#{number}" for number in range(1, len(words) + 1)]
-
-    @property
-    def numbered(self) -> bool:
-        """Whether the settings go by numbers."""
-        return self.labels[0] == "#1"
+        return [cut(runs[0].name, LONGEST_LABEL) for runs in self.members]
 
     def spread(self, metric: str) -> pd.DataFrame:
         """Mean, standard deviation (n - 1) and number of finished runs, a row per setting."""
@@ -122,27 +123,49 @@ class Study:
             return student(pd.DataFrame())
         return student(scores.drop(columns=self.default).sub(scores[self.default], axis=0))
 
-    def costs(self) -> pd.DataFrame:
-        """Costs of the heads that are not the same for all settings, in units that give readable numbers."""
-        known = [next((run.costs for run in runs if run.costs), {}) for runs in self.members]
-        frame = pd.DataFrame(known, columns=[*COSTS], dtype=float)
-        for name in COSTS:
-            prefix, scale = next((item for item in PREFIXES if frame[name].max() >= item[1]), PREFIXES[-1])
-            frame[name] = frame[name] / scale
-            frame = frame.rename(columns={name: f"head {prefix}{COSTS[name]}"})
-        return frame.loc[:, frame.nunique() > 1]
 
-
-def student(differences: pd.DataFrame) -> pd.DataFrame:
+def student(differences: pd.DataFrame, comparisons: int | None = None) -> pd.DataFrame:
     """What paired differences, a row per pair, come to in each column.
 
+    Args:
+        comparisons: number of intervals that shall hold at once with 95 % (Bonferroni); as many as there are here.
+
     Returns:
-        ``mean``, ``se`` (its standard error), ``n`` pairs, and whether the mean ``stands_out``: Student's 95 % interval
-        leaves out 0. A single pair has no error and does not.
+        ``mean``; ``sd`` and ``n`` of its pairs; ``low`` and ``high`` of Student's interval, which a single pair does
+        not have; whether it ``stands_out``, that is, the interval leaves out 0.
     """
-    found = pd.DataFrame({"mean": differences.mean(), "se": differences.sem(), "n": differences.count()})
-    half = found["se"] * stdtrit(np.maximum(found["n"] - 1, 1), (1 + CONFIDENCE) / 2)
+    found = pd.DataFrame({"mean": differences.mean(), "sd": differences.std(), "n": differences.count()})
+    half = found["sd"] / found["n"] ** 0.5 * critical(found["n"], comparisons or compared(differences))
+    found = found.assign(low=found["mean"] - half, high=found["mean"] + half)
     return found.assign(stands_out=found["mean"].abs() > half)[found["n"] > 0]
+
+
+def compared(differences: pd.DataFrame) -> int:
+    """Number of columns with an interval."""
+    return int((differences.count() > 1).sum())
+
+
+def critical(pairs: Any, comparisons: int) -> Any:
+    """Quantile of Student's t that a mean of paired differences is compared with, in units of its standard error."""
+    return stdtrit(np.maximum(pairs - 1, 1), 1 - (1 - CONFIDENCE) / (2 * max(comparisons, 1)))
+
+
+def detectable(deviation: float, pairs: int, comparisons: int) -> float:
+    """Smallest true difference whose interval leaves out 0 in 95 of 100 repetitions: what these pairs can see.
+
+    Args:
+        deviation: standard deviation of the paired differences.
+        pairs: number of seeds, 2 or more.
+        comparisons: number of differences that are looked at together.
+    """
+    shift = nctdtrinc(pairs - 1, 1 - CONFIDENCE, critical(pairs, comparisons))  # of the noncentral t distribution
+    return float(shift * deviation / pairs**0.5)
+
+
+def pairs_needed(deviation: float, difference: float, comparisons: int) -> int | None:
+    """Fewest seeds that can see a difference; ``None`` for more than a thousand."""
+    enough = (pairs for pairs in range(2, 1001) if detectable(deviation, pairs, comparisons) <= difference)
+    return next(enough, None)
 
 
 def group(runs: Iterable[Run]) -> list[Study]:
@@ -155,18 +178,15 @@ def group(runs: Iterable[Run]) -> list[Study]:
     for experiment, name in sorted(groups, key=lambda key: (key[0], key[1] == "", natural(key[1].lower()))):
         members = groups[experiment, name]
         keys = dict.fromkeys(key for run in members for key in run.keys) if name else differing_keys(members)
-        text = f"{experiment}_{name}" if name else experiment
-        slug = unused("".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in text)[:80], taken)
-        studies.append(Study(experiment, name or None, tuple(keys), tuple(members), slug))
+        slug = re.sub(r"[^\w-]", "-", f"{experiment}_{name}" if name else experiment)[:80]
+        studies.append(Study(experiment, name or None, tuple(keys), tuple(members), unused(slug, taken)))
     return studies
 
 
 def unused(name: str, taken: set[str]) -> str:
     """The name, or the name with a number if it is taken, in capitals or not; it is taken then."""
-    number, found = 0, name
-    while found.lower() in taken:
-        number += 1
-        found = f"{name}-{number}"
+    numbered = (f"{name}-{number}" if number else name for number in itertools.count())
+    found = next(text for text in numbered if text.lower() not in taken)
     taken.add(found.lower())
     return found
 

@@ -7,9 +7,23 @@ from typing import Any
 
 import pandas as pd
 
-from emanet.studies.report.study import ACCURACY, MIOU, MOST_KEYS, MOST_SHOWN, SPEED, Study, student
+from emanet.studies.report.study import (
+    ACCURACY,
+    HEAD,
+    MIOU,
+    MOST_KEYS,
+    MOST_SHOWN,
+    SCORES,
+    SPEED,
+    Study,
+    compared,
+    detectable,
+    pairs_needed,
+    student,
+)
 from emanet.studies.runs import Run, comparable, cut, short, shown
 
+GOAL = 0.02  # a difference of mIoU that a reader would like to see
 PLUS_MINUS, MINUS = "±", "−"  # noqa: RUF001 a minus sign is as wide as a plus
 
 
@@ -42,13 +56,13 @@ def tables(study: Study) -> list[Table]:
 
 
 def scores(study: Study) -> pd.DataFrame:
-    """A row per setting with all numbers: scores as shares, the paired difference to the default, costs."""
+    """A row per setting with all numbers: scores as shares, parameters, the paired difference to the default."""
     frame = pd.DataFrame([dict(zip(study.keys, values, strict=True)) for values in study.settings], dtype=object)
     frame["runs"], frame["finished"] = [len(runs) for runs in study.members], study.spread(MIOU)["count"]
-    for name in (MIOU, ACCURACY, SPEED, *(f"T={T}" for T in study.iterations)):
+    for name in (*SCORES, *(f"T={T}" for T in study.iterations)):
         frame[[f"{name} mean", f"{name} sd"]] = study.spread(name)[["mean", "std"]]
-    differences = study.differences().reindex(frame.index).drop(columns="stands_out")
-    return frame.join(differences.add_prefix("difference ")).join(study.costs())
+    frame[HEAD] = study.spread(HEAD)["mean"]
+    return frame.join(study.differences().drop(columns="stands_out").add_prefix("difference "))
 
 
 def listed(study: Study) -> list[int]:
@@ -58,35 +72,31 @@ def listed(study: Study) -> list[int]:
 
 
 def scores_table(study: Study) -> Table:
-    """A row per setting: scores, difference to the default, speed, costs."""
+    """A row per setting: scores, difference to the default, speed, parameters of the head where they differ."""
     header, named = setting_columns(study)
-    miou, accuracy, speed = (study.spread(metric) for metric in (MIOU, ACCURACY, SPEED))
-    differences, costs, shows = study.differences(), study.costs(), listed(study)
-    compared = [] if differences.empty else [f"mIoU {MINUS} default's"]
-    columns = ["runs", "mIoU", "pixel accuracy", *compared, "images/s"]
-    rows = []
-    for setting in shows:
-        ended, planned = miou["count"][setting], len(study.members[setting])
-        row = [*named[setting], str(planned) if ended == planned else f"{ended} of {planned}"]
-        row += [with_error(*miou.loc[setting, ["mean", "std"]]) or "no result"]
-        row += [with_error(*accuracy.loc[setting, ["mean", "std"]])]
-        row += [difference_text(differences, setting) for _ in compared]
-        row += [number(speed["mean"][setting], ".1f"), *(number(cost, ".3g") for cost in costs.loc[setting])]
-        rows.append(row)
-    many = f"The {len(shows)} best of {len(study.settings)} settings; the CSV file holds all."
-    lead = many if len(shows) < len(study.settings) else ""
-    return Table(lead, [*header, *columns, *costs.columns], rows, left=len(header))
+    found, differences, shows = scores(study), study.differences(), listed(study)
+    columns = {
+        "runs": [str(n) if n == of else f"{n} of {of}" for n, of in zip(found["finished"], found["runs"], strict=True)],
+        "mIoU": [text or "no result" for text in with_errors(found, MIOU)],
+        "pixel accuracy": with_errors(found, ACCURACY),
+    }
+    if not differences.empty:
+        columns[f"mIoU {MINUS} default's"] = [difference_text(differences, setting) for setting in found.index]
+    columns["images/s"] = [number(value, ".1f") for value in found[f"{SPEED} mean"]]
+    if found[HEAD].nunique() > 1:
+        columns["head M params"] = [number(value / 1e6, ".3f") for value in found[HEAD]]
+    rows = [[*named[setting], *(cells[setting] for cells in columns.values())] for setting in shows]
+    many = len(shows) < len(study.settings)
+    lead = f"The {len(shows)} best of {len(study.settings)} settings; the CSV file holds all." if many else ""
+    return Table(lead, [*header, *columns], rows, left=len(header))
 
 
 def setting_columns(study: Study) -> tuple[list[str], list[list[str]]]:
     """Header and cells that tell the settings apart: their keys, or a run where they are too many."""
     header = [short(key) for key in study.keys] or ["runs of"]
-    rows = [[shown(value) for value in values] or [study.experiment] for values in study.settings]
+    rows = [[cut(shown(value)) for value in values] or [study.experiment] for values in study.settings]
     if len(study.keys) > MOST_KEYS:
-        header, rows = ["its first run"], [[runs[0].name] for runs in study.members]
-    if study.numbered:
-        header = ["setting", *header]
-        rows = [[label, *map(cut, row)] for label, row in zip(study.labels, rows, strict=True)]
+        header, rows = ["first run of a setting"], [[label] for label in study.labels]
     if study.default is not None:
         rows[study.default][-1] += " (default)"
     return header, rows
@@ -96,14 +106,20 @@ def iterations_table(study: Study) -> Table:
     """What other numbers of EM iterations in evaluation change (columns) in the networks of each setting (rows)."""
     header, named = setting_columns(study)
     columns = [f"T={T}" for T in study.iterations]
-    rows = []
+    changes = {}
     for setting in listed(study):
         own = f"T={study.members[setting][0].config.get('model.T')}"
-        changes = student(study.frame.loc[study.frame["setting"] == setting, columns])
-        rows.append(named[setting] + ["as trained" if own == T else difference_text(changes, T) for T in columns])
+        found = study.frame[study.frame["setting"] == setting]
+        changes[setting] = found[[name for name in columns if name != own]]
+    comparisons = sum(map(compared, changes.values()))
+    rows = []
+    for setting, differences in changes.items():
+        found = student(differences, comparisons)
+        cells = [difference_text(found, name) if name in differences else "as trained" for name in columns]
+        rows.append([*named[setting], *cells])
     lead = (
         "The same trained networks under other numbers of EM iterations T in evaluation: what that adds to their mIoU, "
-        f"network by network (mean {PLUS_MINUS} standard error in points, bold as above)."
+        "network by network (mean and interval in points, as above)."
     )
     return Table(lead, [*header, *(f"evaluated with {name}" for name in columns)], rows, left=len(header))
 
@@ -120,7 +136,22 @@ def finding(study: Study) -> str:
     told = [f"{study.labels[setting]} ({number(100 * mean, '+.2f')})" for setting, mean in apart.items()]
     return (
         f"Settings that can be compared with the default over two seeds or more: {len(measured)}. "
-        f"By more than chance differ: {', '.join(told) or 'none'}."
+        f"By more than chance differ: {', '.join(told) or 'none'}. {power(measured)}"
+    ).strip()
+
+
+def power(measured: pd.DataFrame) -> str:
+    """What differences these runs could have seen, from the pooled deviation and the fewest pairs of a setting."""
+    if measured.empty or not measured["sd"].any():
+        return ""
+    count, pairs, weights = len(measured), int(measured["n"].min()), measured["n"] - 1
+    deviation = ((weights * measured["sd"] ** 2).sum() / weights.sum()) ** 0.5
+    needed = pairs_needed(deviation, GOAL, count)
+    return (
+        f"What these runs can see: paired differences have a standard deviation of {100 * deviation:.2f} points; with "
+        f"{pairs} seeds and {count} comparison{'s' * (count > 1)}, a true difference of "
+        f"{100 * detectable(deviation, pairs, count):.1f} points stands out with 95 % certainty, and one of "
+        f"{100 * GOAL:.0f} points needs {needed or 'more than 1000'} seeds."
     )
 
 
@@ -132,17 +163,24 @@ def number(value: float, form: str) -> str:
     return "" if math.isnan(value) else f"{value:{form}}".replace("-", MINUS)
 
 
-def with_error(mean: float, error: float, form: str = ".2f") -> str:
+def with_error(mean: float, error: float) -> str:
     """A share in percent with its error, as far as it has one."""
-    return number(100 * mean, form) + ("" if math.isnan(error) else f" {PLUS_MINUS} {100 * error:.2f}")
+    return number(100 * mean, ".2f") + ("" if math.isnan(error) else f" {PLUS_MINUS} {100 * error:.2f}")
+
+
+def with_errors(found: pd.DataFrame, score: str) -> list[str]:
+    """Mean and standard deviation of a score, a text per setting."""
+    return [with_error(*pair) for pair in found[[f"{score} mean", f"{score} sd"]].itertuples(index=False)]
 
 
 def difference_text(differences: pd.DataFrame, row: Any) -> str:
-    """Mean difference and its standard error; strong where it stands out from the seeds' noise."""
+    """Mean difference and its interval; strong where it stands out from the seeds' noise."""
     if row not in differences.index:
         return ""
-    mean, error, stands_out = differences.loc[row, ["mean", "se", "stands_out"]]
-    text = with_error(mean, error, "+.2f")
+    mean, *ends, stands_out = differences.loc[row, ["mean", "low", "high", "stands_out"]]
+    text = number(100 * mean, "+.2f")
+    if not math.isnan(ends[0]):
+        text += f" [{', '.join(number(100 * end, '+.2f') for end in ends)}]"
     return Strong(text) if stands_out else text
 
 
@@ -156,7 +194,7 @@ def runs_frame(runs: Iterable[Run]) -> pd.DataFrame:
         row = {"run": run.name, "experiment": run.experiment, "study": run.study, "reason": run.reason}
         settings = {f"config.{key}": value for key, value in comparable(run.config).items()}
         scores = {T: found.get(MIOU) for T, found in run.evaluated.items()}
-        rows.append(row | settings | run.summary | {"T_eval": scores, "head": run.costs or {}})
+        rows.append(row | settings | run.summary | {"T_eval": scores})
     frame = pd.json_normalize(rows)
     return frame[[name for name in frame if not name.startswith("config.") or frame[name].map(shown).nunique() > 1]]
 

@@ -1,32 +1,31 @@
 """A whole report: what it shows, that it can be made again from its own runs, and that its HTML needs nothing else."""
 
+import json
 import re
-import sys
+import signal
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 import pytest
 from markdown_it import MarkdownIt
+from omegaconf import OmegaConf
 
 from composing import settled
 from emanet.cli.arguments import quoted
-from emanet.common.errors import ConfigError, EMANetError
+from emanet.common.errors import ConfigError
 from emanet.config.schema import PROJECT_ROOT
-from emanet.studies.report import make_report
-from emanet.studies.report.costs import complete
+from emanet.studies.report.build import write_report
 from emanet.studies.report.figures import draw
 from emanet.studies.report.page import escaped
 from emanet.studies.report.study import group
-from emanet.studies.report.style import new_figure, styled, to_bytes
 from emanet.studies.runs import gather
 from fake_runs import write_run, write_sweep
 
 
-def configured(*overrides: str) -> dict[str, Any]:
-    """The configuration that a command line gives."""
-    return settled(*map(quoted, overrides), name="report")
+def report(*overrides: str) -> Path:
+    """Report as the command line does; the Markdown page."""
+    return write_report(settled(*map(quoted, overrides), name="report"))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_run(runs / f"sweep_T/{T}", 0.5, study="T", values={"model.T": T}, evaluations=evaluations)
     for number in (0, 1):
         write_run(runs / f"single/{number}", 0.4 + number / 10, study=None, seed=number)
-    make_report(configured(f"runs={runs}", f"output={folder}/report"))
+    report(f"runs={runs}", f"output={folder}/report")
     return folder
 
 
@@ -85,12 +84,12 @@ def test_every_study_has_its_section_and_the_runs_without_a_result_their_reason(
     assert "- **Runs:** 8, 6 of them finished;" in text
     assert text.count("**How to read the tables.**") == text.count("- **Data:**") == 1
     assert "| 64 (default) | 3 of 4 | 45.00 ± 2.00 |" in text
-    assert "| 32 | 3 of 4 | 42.00 ± 2.00 | 62.00 ± 2.00 | −3.00 ± 1.15 |" in text  # noqa: RUF001
+    assert "| 32 | 3 of 4 | 42.00 ± 2.00 | 62.00 ± 2.00 | −3.00 \\[−7.97, +1.97\\] |" in text  # noqa: RUF001
     assert "```\npython src/train.py name=invented" in text
 
 
 def test_the_report_made_again_from_its_own_runs_is_the_same_byte_by_byte(base, tmp_path):
-    make_report(configured(f"runs={base}/report/runs.jsonl", f"output={tmp_path}/again"))
+    report(f"runs={base}/report/runs.jsonl", f"output={tmp_path}/again")
     before, after = contents(base / "report"), contents(tmp_path / "again")
     assert before == after
     assert {Path(name).suffix for name in before} == {".md", ".html", ".csv", ".jsonl", ".svg", ".png"}
@@ -101,14 +100,14 @@ def test_the_page_on_our_ablations_is_what_their_runs_give(tmp_path):
     docs = PROJECT_ROOT / "docs"
     overrides = ["title='Ablations on two CPU cores'", f"notes={docs}/ablations_notes.md", "formats=[svg]"]
     places = [f"output={tmp_path}/ablations", f"page={tmp_path}/ablations.md"]
-    made = make_report(configured(f"runs={docs}/ablations/runs.jsonl", *places, *overrides))
+    made = report(f"runs={docs}/ablations/runs.jsonl", *places, *overrides)
     assert made.read_text() == (docs / "ablations.md").read_text()
 
 
 def test_the_links_of_the_page_lead_to_files_wherever_the_page_lies(base, tmp_path):
     runs, output = base / "report" / "runs.jsonl", tmp_path / "docs" / "ablations of K"
     place = tmp_path / "docs" / "sub" / "ablations.md"
-    assert make_report(configured(f"runs={runs}", f"output={output}", f"page={place}", "formats=[svg]")) == place
+    assert report(f"runs={runs}", f"output={output}", f"page={place}", "formats=[svg]") == place
     links = References(MarkdownIt().render(place.read_text()))
     files = [link for link in links.links + links.loaded if not link.startswith("#")]
     assert len(files) > 6
@@ -125,7 +124,7 @@ def test_the_html_page_loads_nothing_from_outside(base):
     assert all(link.startswith("#") and link[1:] in found.names for link in found.links)
     assert not found.tags & {"script", "link", "iframe", "object"}
     assert not re.search(r"@import|url\(", text)
-    assert '<td class="number">45.00 ± 2.00</td>' in text
+    assert '<td style="text-align:right">45.00 ± 2.00</td>' in text
 
 
 NASTY = ["![f](../private.png)", "_target_", "<script>alert(1)</script>", "`a` | *b* [c](d) &lt; $x$", "https://x.org"]
@@ -146,22 +145,33 @@ def test_names_neither_embed_pictures_nor_end_the_report(tmp_path):
         values = {"name": name, "dataset.name": "${oc.env:HOME}"}
         write_run(tmp_path / "runs" / str(place), 0.5, study=None, values=values, command=f"python ``` {name}")
         write_run(tmp_path / "runs" / f"{place}b", None, study=None, values=values | {"model.norm": name})
-    page = make_report(configured(f"runs={tmp_path}/runs", f"output={tmp_path}/report"))
+    page = report(f"runs={tmp_path}/runs", f"output={tmp_path}/report")
     html = References((tmp_path / "report" / "report.html").read_text())
     markdown = References(MarkdownIt("commonmark").enable("table").render(page.read_text()))
     for found in (html, markdown):
         assert all(name in found.text for name in [*NASTY, "${oc.env:HOME}"])
         assert found.loaded == []
-        assert not found.tags & {"script", "em"} - {"em" if found is markdown else ""}
+        assert "script" not in found.tags
+        assert not any(link.startswith("http") for link in found.links)
     assert not any(link.endswith(".png") for link in html.links + markdown.links)
 
 
-def test_a_report_without_its_packages_says_what_to_install(monkeypatch):
-    for name in [name for name in sys.modules if name.startswith("emanet.studies.report.")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(EMANetError, match=r"a report needs pandas: pip install 'emanet\[report\]'"):
-        make_report(configured("runs=x"))
+@pytest.mark.parametrize("key", ["name", "study", "seed", "model.K", "dataset.name", "init_from", "swept", "command"])
+def test_nothing_of_a_foreign_run_is_resolved(tmp_path, monkeypatch, key):
+    monkeypatch.setenv("EMANET_TEST_SECRET", "hidden-value")
+    for number in (0, 1):
+        folder = write_run(tmp_path / "runs" / f"{number}", 0.5, values={"model.T": number}, seed=number)
+        config = OmegaConf.load(folder / "config.yaml")
+        secret = "${oc.env:EMANET_TEST_SECRET}"
+        OmegaConf.update(config, key, [secret, "model.T"] if key == "swept" else secret)
+        OmegaConf.save(config, folder / "config.yaml")
+        summary = json.loads((folder / "summary.json").read_text())
+        summary["command"] += f" model.K={secret}" if key == "command" else ""
+        (folder / "summary.json").write_text(json.dumps(summary))
+    report(f"runs={tmp_path}/runs", f"output={tmp_path}/r", "formats=[svg]")
+    found = contents(tmp_path / "r")
+    assert not [name for name, content in found.items() if b"hidden-value" in content]
+    assert b"EMANET_TEST_SECRET" in found["runs.jsonl"], "it stays text"
 
 
 # --- notes ----------------------------------------------------------------------------------------------------------
@@ -171,7 +181,7 @@ def test_notes_stand_at_the_top_and_in_their_sections(base, tmp_path):
     notes = "# Title\n\nTop, [web](https://example.org/x), [file](y.md), ![p](z.png).\n\n## K\n\n**About** K.\n"
     (tmp_path / "notes.md").write_text(notes)
     overrides = [f"runs={base}/report/runs.jsonl", f"output={tmp_path}/r", f"notes={tmp_path}/notes.md"]
-    make_report(configured(*overrides, "formats=[png]"))
+    report(*overrides, "formats=[png]")
     parts = (tmp_path / "r" / "report.md").read_text().split("\n## ")
     assert "Top, [web](https://example.org/x)" in parts[0]
     assert parts[1].startswith("K (invented)\n\n**About** K.\n")
@@ -188,7 +198,7 @@ def test_notes_that_fit_nowhere_are_refused(base, tmp_path, text, message):
         (tmp_path / "notes.md").write_text(text)
     overrides = [f"runs={base}/runs/single", f"output={tmp_path}/r", f"notes={tmp_path}/notes.md", "formats=[png]"]
     with pytest.raises(ConfigError, match=message):
-        make_report(configured(*overrides))
+        report(*overrides)
 
 
 # --- configuration --------------------------------------------------------------------------------------------------
@@ -198,22 +208,22 @@ def test_notes_that_fit_nowhere_are_refused(base, tmp_path, text, message):
     ("overrides", "message"),
     [
         ([], "runs=FOLDER or wandb=ENTITY/PROJECT is missing"),
-        (["runs=/nowhere"], "runs=/nowhere: no such folder or file"),
+        (["runs=/nowhere"], "runs=/nowhere: no such folder, or runs.jsonl"),
         (["wandb=emanet", "output=x"], "wandb must be entity/project, got 'emanet'"),
         (["runs=x", "formats=[pdf]"], "formats must be a list of svg, png and pdf, with svg or png among them"),
     ],
 )
 def test_a_report_on_nothing_is_refused(overrides, message):
     with pytest.raises(ConfigError, match=message):
-        make_report(configured(*overrides))
+        report(*overrides)
 
 
 def test_without_a_place_the_report_lies_beside_the_runs(tmp_path):
     write_run(tmp_path / "a=1" / "run", 0.5, study=None)
-    made = make_report(configured(f"runs={tmp_path}/a=1", "formats=[png]"))
+    made = report(f"runs={tmp_path}/a=1", "formats=[png]")
     assert made == tmp_path / "a=1" / "report" / "report.md"
     before = made.read_text()
-    make_report(configured(f"runs={tmp_path}/a=1", "formats=[png]"))
+    report(f"runs={tmp_path}/a=1", "formats=[png]")
     assert made.read_text() == before, "the report itself is no run"
 
 
@@ -223,8 +233,60 @@ def test_the_script_writes_the_report_and_says_where(zygote, base, tmp_path):
     assert "4 runs; page here/report.md, to pass on here/report.html" in output
     assert (tmp_path / "here" / "report.md").read_text().startswith("# Of K=64: 50 %\n")
     failed = zygote.run("runs=nowhere", cwd=tmp_path, script="report.py", code=1)
-    assert "runs=nowhere: no such folder or file" in failed
+    assert "runs=nowhere: no such folder" in failed
     assert "Traceback" not in failed
+
+
+# --- kills, full disks, two at once ---------------------------------------------------------------------------------
+
+KILL = """
+import os, pathlib, signal
+replace, calls = pathlib.Path.replace, []
+def dying(self, target):
+    calls.append(target)
+    if len(calls) == {call}: os.kill(os.getpid(), signal.SIGKILL)
+    return replace(self, target)
+pathlib.Path.replace = dying
+"""
+FULL = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))"  # the figures are larger
+
+
+@pytest.fixture(scope="module")
+def reports(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], list[dict[str, bytes]]]:
+    """A place, the arguments of two reports on other runs, and the files of each; those of the first lie there."""
+    folder = tmp_path_factory.mktemp("kills")
+    commands = [[f"runs={base}/runs/{name}", f"output={folder}/out"] for name in ("sweep_K", "sweep_T")]
+    files = []
+    for command in reversed(commands):
+        report(*command, "title=Kills")
+        files.insert(0, contents(folder / "out"))
+    return folder, [*commands[1], "title=Kills"], files
+
+
+def test_a_report_that_is_killed_or_finds_the_disk_full_leaves_the_files_whole(zygote, reports):
+    folder, command, (before, after) = reports
+    start = contents(folder / "out")
+
+    def left() -> dict[str, bytes]:
+        return {name: content for name, content in contents(folder / "out").items() if not name.endswith(".tmp")}
+
+    output = zygote.run(*command, cwd=folder, script="report.py", patch=FULL, code=1)
+    assert "the report cannot be written ([Errno 27] File too large" in output
+    assert "Traceback" not in output
+    assert contents(folder / "out") == start
+    for call in (1, 4):
+        zygote.run(*command, cwd=folder, script="report.py", patch=KILL.format(call=call), code=-signal.SIGKILL)
+        assert all(content in (start.get(name), before.get(name), after.get(name)) for name, content in left().items())
+        assert (left() == start) == (call == 1)
+    zygote.run(*command, cwd=folder, script="report.py")
+    assert after.items() <= left().items()
+
+
+def test_two_reports_into_one_folder_at_once_are_one_report(zygote, reports):
+    folder, command, (_, after) = reports
+    runs = [zygote.start(*command, cwd=folder, script="report.py") for _ in range(2)]
+    assert [run.wait().code for run in runs] == [0, 0]
+    assert after.items() <= contents(folder / "out").items()
 
 
 # --- figures --------------------------------------------------------------------------------------------------------
@@ -243,30 +305,10 @@ def test_a_curve_goes_through_the_means_with_their_deviations_and_all_seeds(tmp_
     assert dots == pytest.approx([10, 30, 40, 50, 60])
 
 
-def test_rows_hold_every_setting_and_what_its_head_costs(tmp_path):
+def test_rows_hold_every_setting_with_a_result_or_not(tmp_path):
     write_sweep(tmp_path, "model.head", {"ema": (0.4, 0.5), "psp": (0.5, 0.6)})
     write_run(tmp_path / "failed", None, values={"model.head": "fcn"})
-    study = group(complete(gather([tmp_path])))[0]
-    first, *others = draw(study)[1].axes
-    assert [label.get_text() for label in first.get_yticklabels()] == ["ema", "fcn", "psp"]
-    means = [
-        line.get_xdata()[0] for line in first.lines if line.get_marker() in ("o", "D") and line.get_markersize() > 3
-    ]
+    (axes,) = draw(group(gather([tmp_path]))[0])[1].axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["head=ema", "head=fcn", "head=psp"]
+    means = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o" and line.get_markersize() > 3]
     assert [mean for mean in means if mean == mean] == pytest.approx([45, 55])
-    for axes, (name, values) in zip(others, study.costs().items(), strict=True):
-        assert axes.get_xlabel() == name
-        assert [text.get_text().strip() for text in axes.texts] == [f"{values[0]:.3g}", "", f"{values[2]:.3g}"]
-
-
-@pytest.mark.parametrize("kind", ["svg", "png", "pdf"])
-def test_a_figure_has_the_same_bytes_each_time_and_no_date(kind):
-    def drawn() -> bytes:
-        with styled():
-            figure = new_figure(2.0)
-            figure.add_subplot().plot([1, 2], label="$x$ of _y_")
-            figure.legend()
-            return to_bytes(figure, kind)
-
-    first = drawn()
-    assert first == drawn()
-    assert not re.search(rb"(?i)creationdate|dc:date|20[0-9]{2}-[01][0-9]-", first)

@@ -1,23 +1,19 @@
 """Runs are read in whatever state they are, and nothing of the machine that they come from goes with them."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 import wandb
 from omegaconf import OmegaConf
 
-from emanet import EMANet
 from emanet.common.errors import ConfigError
 from emanet.config.schema import PROJECT_ROOT
-from emanet.studies.complexity import measure, overheads
 from emanet.studies.portable import portable, portable_text
 from emanet.studies.report import wandb_runs
-from emanet.studies.report.costs import complete, described
+from emanet.studies.report.default import default_of
 from emanet.studies.report.wandb_runs import read_project
 from emanet.studies.runs import Run, gather, read_lines, run_line
 from fake_runs import COMMAND, invented_config, invented_summary, write_run, write_sweep
@@ -58,7 +54,7 @@ def test_a_job_that_failed_before_its_run_began_belongs_to_its_study_and_nothing
     run = only(tmp_path)
     assert (run.experiment, run.study, run.keys, run.reason) == ("voc", "K", ("model.K",), "ConfigError: K=0")
     assert (run.config["model.K"], run.config["model.norm"]) == (0, "${oc.env:EMANET_TEST_SECRET}")
-    assert "hidden" not in run_line(complete([run])[0])
+    assert "hidden" not in run_line(run)
 
 
 def test_damaged_files_count_as_missing_and_evaluations_are_no_training_runs(tmp_path):
@@ -68,18 +64,15 @@ def test_damaged_files_count_as_missing_and_evaluations_are_no_training_runs(tmp
     assert only(tmp_path) == Run("killed")
 
 
-def test_a_folder_that_is_named_twice_is_read_once_and_a_kept_summary_is_a_run(tmp_path):
+def test_a_folder_that_is_named_twice_is_read_once(tmp_path):
     write_sweep(tmp_path / "sweep", "model.K", {8: (0.1, 0.2)})
     assert len(gather([tmp_path, tmp_path / "sweep", tmp_path / "sweep" / "K=8_seed=0"])) == 2
-    run = only(PROJECT_ROOT / "docs" / "runs" / "quickstart_seed0.ss.json")
-    assert (run.name, run.experiment, run.seed, run.reason) == ("quickstart_seed0.ss", "quickstart", 0, None)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x.json", None, "no such folder or file"),
-        ("x.json", "{}", "no summary of a run"),
+        ("x.json", "{}", "no such folder, or runs.jsonl"),
         ("runs.jsonl", run_line(Run("a")) + '\n{"nome": 3}\n', r"runs\.jsonl, line 2: no run"),
         ("empty/x", "", "no runs there"),
     ],
@@ -121,34 +114,13 @@ def test_names_of_machines_and_people_go_but_classes_of_that_name_stay():
 def test_a_run_is_the_same_after_it_was_written_as_a_line(tmp_path):
     write_run(tmp_path / "runs" / "a", 0.1 + 0.2, values={"model.K": 8}, evaluations={"1": 1 / 3})
     write_run(tmp_path / "runs" / "b", None)
-    runs = complete(gather([tmp_path / "runs"]))
+    runs = gather([tmp_path / "runs"])
     path = tmp_path / "runs.jsonl"
     path.write_text("".join(run_line(run) + "\n" for run in runs))
     assert read_lines(path) == runs
-    assert complete(read_lines(path)) == runs, "nothing is looked up anew"
-    assert [run.costs is None for run in runs] == [False, True]
 
 
-# --- costs and defaults ---------------------------------------------------------------------------------------------
-
-
-def test_costs_are_those_that_complexity_counts_for_the_head(tmp_path):
-    write_sweep(tmp_path, "model.K", {4: (0.1,), 16: (0.1,)})
-    few, many = sorted(complete(gather([tmp_path])), key=lambda run: run.config["model.K"])
-    with torch.device("meta"):
-        net = EMANet(3, backbone="test_resnet", output_stride=16, channels=8, K=16)
-    expected = overheads(net, measure(net, 33, 33))[-1]
-    assert many.costs == {"size": 33, "macs": expected.macs, "params": expected.params, "memory": expected.memory}
-    # features of 3x3 pixels, 8 channels, T=3: x^T mu and x z in each iteration, and one reconstruction
-    assert many.costs["macs"] - few.costs["macs"] == 7 * 8 * 9 * (16 - 4)
-    assert many.costs["params"] - few.costs["params"] == 8 * (16 - 4)
-
-
-@pytest.mark.parametrize("model", [{"model._target_": "builtins.print"}, {"model.norm": "${oc.env:HOME}"}])
-def test_a_run_that_names_code_or_variables_of_others_is_not_built(tmp_path, model):
-    run = only(write_run(tmp_path / "a", 0.5))
-    assert described(run) is not None
-    assert described(replace(run, config=run.config | model)) is None
+# --- defaults -------------------------------------------------------------------------------------------------------
 
 
 def test_the_default_is_what_the_command_gives_without_the_sweep(tmp_path):
@@ -164,10 +136,10 @@ def test_the_default_is_what_the_command_gives_without_the_sweep(tmp_path):
     write_run(tmp_path / "e", 0.5, values={"model.T": 1}, command=f"{COMMAND} 'model.K=${{oc.env:HOME}}'")
     write_run(tmp_path / "f", 0.5, values={"model.gradient": "full"}, command=COMMAND)
     write_run(tmp_path / "g", 0.5, values={"model.gradient": "full"}, command=f"{COMMAND} head=ham")
-    runs = complete(gather([tmp_path]))
-    assert [run.default for run in runs[:2]] == [{"model.T": 3}, {"model.K": 64, "model.head": "ema"}]
-    assert [run.default for run in runs[2:5]] == [None] * 3
-    assert [run.default for run in runs[5:]] == [{"model.gradient": "none"}, {"model.gradient": "last"}]
+    found = [default_of(run) for run in gather([tmp_path])]
+    assert found[:2] == [{"model.T": 3}, {"model.K": 64, "model.head": "ema"}]
+    assert found[2:5] == [None] * 3
+    assert found[5:] == [{"model.gradient": "none"}, {"model.gradient": "last"}]
 
 
 # --- Weights & Biases -----------------------------------------------------------------------------------------------

@@ -2,17 +2,19 @@
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import ndtr
 
 from emanet.common.errors import ConfigError
 from emanet.studies.report.build import parse_setting
-from emanet.studies.report.costs import complete
+from emanet.studies.report.default import default_of
 from emanet.studies.report.facts import facts, warnings
-from emanet.studies.report.study import MIOU, Study, group, student
+from emanet.studies.report.study import MIOU, Study, compared, detectable, group, pairs_needed, student
 from emanet.studies.report.tables import Strong, finding, runs_frame, scores, tables, to_csv
 from emanet.studies.runs import gather
 from fake_runs import write_run, write_sweep
@@ -20,25 +22,45 @@ from fake_runs import write_run, write_sweep
 
 def study_of(place: Path) -> Study:
     """The one study below a place."""
-    (study,) = group(complete(gather([place])))
+    (study,) = group(replace(run, default=default_of(run)) for run in gather([place]))
     return study
 
 
 # --- statistics -----------------------------------------------------------------------------------------------------
 
 
-def test_a_paired_difference_stands_out_where_students_interval_leaves_out_zero():
-    se = 0.02 / 3**0.5  # of values 0.02 apart; Student's t of 2 degrees of freedom, 97.5 %: 4.302653
-    shift = {"just below": 4.3026 * se, "just above": 4.3027 * se, "single": 0.5}
-    found = student(
-        pd.DataFrame(
-            {name: [by, by - 0.02, by + 0.02] for name, by in shift.items()} | {"single": [0.5, np.nan, np.nan]}
-        )
-    )
+@pytest.mark.parametrize(("comparisons", "t"), [(1, 4.302653), (2, 6.205347)])  # Student's, 2 degrees: 97.5, 98.75 %
+def test_a_paired_difference_stands_out_where_its_interval_leaves_out_zero(comparisons, t):
+    se = 0.02 / 3**0.5  # of values 0.02 apart
+    shift = {"just below": (t - 1e-4) * se, "just above": (t + 1e-4) * se, "single": 0.5}
+    pairs = {name: [by, by - 0.02, by + 0.02] for name, by in shift.items()} | {"single": [0.5, np.nan, np.nan]}
+    found = student(pd.DataFrame(pairs), comparisons)
     assert found["mean"].tolist() == pytest.approx(list(shift.values()))
-    assert found["se"].tolist()[:2] == pytest.approx([se, se])
+    assert found["sd"].tolist()[:2] == pytest.approx([0.02, 0.02])
+    assert (found["high"] - found["low"]).tolist()[:2] == pytest.approx([2 * t * se] * 2, rel=1e-6)
     assert found["stands_out"].tolist() == [False, True, False], "one pair says nothing"
     assert found["n"].tolist() == [3, 3, 1]
+    assert compared(pd.DataFrame(pairs)) == 2
+
+
+@pytest.mark.parametrize(("pairs", "comparisons", "critical"), [(3, 1, 4.302653), (10, 1, 2.262157), (10, 5, 3.249836)])
+def test_the_detectable_difference_is_seen_in_95_of_100_repetitions(pairs, comparisons, critical):
+    found = detectable(0.03, pairs, comparisons)
+    # Student's ratio by its definition: a normal mean over the root of a chi-square, integrated over the latter
+    degrees, spread = pairs - 1, np.linspace(1e-6, 60, 400_001)
+    density = spread ** (degrees / 2 - 1) * np.exp(-spread / 2)
+    density /= density.sum()
+    bound, shift = critical * np.sqrt(spread / degrees), found / (0.03 / pairs**0.5)
+    missed = (density * (ndtr(bound - shift) - ndtr(-bound - shift))).sum()
+    assert missed == pytest.approx(0.05, abs=2e-4)
+
+
+def test_the_seeds_that_a_difference_needs_are_the_fewest_that_see_it():
+    needed = pairs_needed(0.03, 0.02, 4)
+    assert detectable(0.03, needed, 4) <= 0.02 < detectable(0.03, needed - 1, 4)
+    # by hand, for many pairs: (2.498 + 1.645) standard errors of 3 points are 2 points at 38.6 pairs
+    assert 39 <= needed <= 44
+    assert pairs_needed(1.0, 0.001, 1) is None
 
 
 def test_differences_pair_what_has_the_same_seed_and_a_run_that_failed_is_in_no_mean(tmp_path):
@@ -60,8 +82,8 @@ def test_changes_by_iterations_are_paired_within_each_network(tmp_path):
     write_run(tmp_path / "T1", 0.5, values={"model.T": 1}, evaluations={"3": 0.5})
     _, table = tables(study_of(tmp_path))
     assert table.rows[0] == ["1", "as trained", ""]
-    # 2.0 and 1.9 points; half a tenth of a point of standard error
-    assert table.rows[1] == ["3 (default)", "+1.95 ± 0.05", "as trained"]
+    # 2.0 and 1.9 points: half a tenth of a point of standard error, times 12.7062 of one degree of freedom
+    assert table.rows[1] == ["3 (default)", "+1.95 [+1.31, +2.59]", "as trained"]
     assert [isinstance(cell, Strong) for cell in table.rows[1]] == [False, True, False]
 
 
@@ -89,17 +111,25 @@ def test_runs_are_grouped_by_experiment_and_study_and_others_by_what_they_differ
     ]
 
 
-def test_settings_that_need_too_many_words_go_by_number_and_of_very_many_the_best_are_shown(tmp_path):
+def test_settings_that_need_too_many_words_go_by_a_run_and_of_very_many_the_best_are_shown(tmp_path):
     for number in range(45):
         values = {f"dataset.option{n}": number for n in range(9)} if number else {}
         write_run(tmp_path / f"{number}", number / 100, study=None, values=values)
     study = study_of(tmp_path)
     (table,) = tables(study)
-    assert table.header[:3] == ["setting", "its first run", "runs"]
-    assert [row[:2] for row in table.rows] == [[f"#{number + 1}", str(number)] for number in range(5, 45)]
+    assert table.header[:2] == ["first run of a setting", "runs"]
+    assert [row[0] for row in table.rows] == [str(number) for number in range(5, 45)]
     assert table.lead == "The 40 best of 45 settings; the CSV file holds all."
     assert facts(study)["Swept"].startswith("9 keys: dataset.option0, dataset.option1")
     assert scores(study)["dataset.option8"].tolist() == [None, *range(1, 45)]
+
+
+def test_the_parameters_of_the_heads_stand_in_the_table_where_they_differ(tmp_path):
+    for K, count in ((8, 1_000_000), (16, 2_345_678)):
+        write_run(tmp_path / f"{K}", 0.5, values={"model.K": K}, parameters={"head": count})
+    (table,) = tables(study_of(tmp_path))
+    assert table.header[-1] == "head M params"
+    assert [row[-1] for row in table.rows] == ["1.000", "2.346"]
 
 
 # --- words ----------------------------------------------------------------------------------------------------------
@@ -136,13 +166,10 @@ def test_a_setting_that_differs_without_being_swept_is_warned_of(tmp_path):
     assert warnings(study_of(tmp_path)) == [told]
 
 
-def test_repeated_and_unequal_seeds_are_warned_of(tmp_path):
+def test_repeated_seeds_are_warned_of(tmp_path):
     for name, T, seed in (("a", 1, 0), ("b", 1, 0), ("c", 1, 1), ("d", 2, 0)):
         write_run(tmp_path / name, 0.1, values={"model.T": T}, seed=seed)
-    assert warnings(study_of(tmp_path)) == [
-        "T=1: seed 0 was run more than once: a, b.",
-        "Means are not over the same seeds: most are over 0, 1, but not T=2 (0).",
-    ]
+    assert warnings(study_of(tmp_path)) == ["T=1: seed 0 was run more than once: a, b."]
 
 
 def test_facts_name_what_a_reader_needs(tmp_path):
@@ -158,11 +185,15 @@ def test_facts_name_what_a_reader_needs(tmp_path):
     assert told["Software"] == "emanet 0.1.0, torch 9.9.9, numpy 9.9"
 
 
-def test_the_finding_names_what_differs_by_more_than_the_seeds_noise(tmp_path):
+def test_the_finding_names_what_differs_by_more_than_chance_and_what_could_have_been_seen(tmp_path):
     write_sweep(tmp_path, "model.K", {64: (0.43, 0.45, 0.47), 32: (0.40, 0.44, 0.42)})
-    assert finding(study_of(tmp_path)).endswith("over two seeds or more: 1. By more than chance differ: none.")
+    told = finding(study_of(tmp_path))  # 3, 1 and 5 points: a deviation of 2
+    assert "over two seeds or more: 1. By more than chance differ: none." in told
+    seen = 100 * detectable(0.02, 3, 1)
+    assert f"deviation of 2.00 points; with 3 seeds and 1 comparison, a true difference of {seen:.1f} points" in told
+    assert f"2 points needs {pairs_needed(0.02, 0.02, 1)} seeds." in told
     write_sweep(tmp_path / "more", "model.K", {16: (0.401, 0.420, 0.439), 8: (0.9,)})
-    assert finding(study_of(tmp_path)).endswith("more: 2. By more than chance differ: K=16 (−3.00).")  # noqa: RUF001
+    assert "more: 2. By more than chance differ: K=16 (−3.00)." in finding(study_of(tmp_path))  # noqa: RUF001
 
 
 def test_the_baseline_is_read_as_a_configuration_file_reads_it():
