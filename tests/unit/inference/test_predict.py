@@ -11,9 +11,8 @@ from PIL import Image
 
 import emanet
 from emanet import EMANet
-from emanet.checkpoints.reference import to_reference_state_dict
 from emanet.checkpoints.restore import read_stored, restore
-from emanet.common.errors import ConfigError, WeightsError
+from emanet.common.errors import ConfigError
 from emanet.data.palettes import voc_palette
 from emanet.data.transforms import Normalize
 from emanet.inference.attention import attention_sheet, base_maps, stretch
@@ -68,27 +67,6 @@ def photo(height: int = 30, width: int = 44, seed: int = 0) -> np.ndarray:
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_alone_gives_network_classes_and_colors(checkpoint, net):
-    restored = restore(checkpoint)
-    assert restored.names == NAMES
-    np.testing.assert_array_equal(restored.palette, PALETTE)
-    assert restored.mean == pytest.approx(STATISTICS["mean"])
-    for key, value in net.state_dict().items():
-        assert torch.equal(restored.net.state_dict()[key], value), key
-    assert not restored.net.training
-
-
-def test_a_checkpoint_without_stored_classes_asks_its_data_set_which_need_not_be_there(checkpoint, tmp_path):
-    content = torch.load(checkpoint, weights_only=True)
-    del content["classes"]
-    torch.save(content, tmp_path / "old.ckpt")
-    assert restore(tmp_path / "old.ckpt").names == NAMES
-    content["hyper_parameters"]["dataset"] = {"_target_": "emanet.data.Folder", "root": "/nowhere"}
-    torch.save(content, tmp_path / "nameless.ckpt")
-    with pytest.raises(WeightsError, match=r"does not say what its classes are called: .*class_names"):
-        restore(tmp_path / "nameless.ckpt")
-
-
 def test_a_saved_folder_predicts_as_the_checkpoint_does(checkpoint, net, tmp_path):
     restored = restore(checkpoint).net
     restored.description = read_stored(checkpoint).description
@@ -99,23 +77,6 @@ def test_a_saved_folder_predicts_as_the_checkpoint_does(checkpoint, net, tmp_pat
     )
     np.testing.assert_array_equal(first.probabilities, second.probabilities)
     assert restore(tmp_path / "saved").names == NAMES
-
-
-def test_weights_in_the_authors_layout_get_the_names_of_their_benchmark(tmp_path):
-    theirs = EMANet(21, backbone="resnet50s", channels=8, K=4)
-    torch.save({"net": to_reference_state_dict(theirs)}, tmp_path / "final.pth")
-    restored = restore(tmp_path / "final.pth", {"T_eval": 7})
-    assert restored.names[15] == "person"
-    assert restored.palette[15].tolist() == [192, 128, 128]
-    assert (restored.net.head.T, restored.net.head.iterations) == (3, 7)
-    image = torch.randn(1, 3, 33, 33)
-    theirs.head.T_eval = 7
-    assert torch.equal(predict_logits(restored.net, image), predict_logits(theirs.eval(), image))
-
-
-def test_t_eval_of_a_checkpoint_can_be_changed(checkpoint):
-    assert restore(checkpoint).net.head.iterations == 3
-    assert restore(checkpoint, {"T_eval": 1}).net.head.iterations == 1
 
 
 # --- predictions ------------------------------------------------------------------------------------------------------
