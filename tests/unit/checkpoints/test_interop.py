@@ -187,11 +187,6 @@ def test_what_does_not_fit_is_refused_by_name(state: dict, change: Callable[[dic
         load_reference_checkpoint(change(dict(state)))
 
 
-def test_a_stride_the_backbone_cannot_have_is_refused(state: dict):
-    with pytest.raises(ValueError, match="output_stride must be one of"):
-        load_reference_checkpoint(state, output_stride=4)
-
-
 def test_a_network_the_authors_do_not_have_is_not_written():
     with pytest.raises(WeightsError, match=r"resnet50s, resnet101s, resnet152s only, got 'test_resnet'"):
         to_reference_state_dict(tiny_net())

@@ -152,28 +152,18 @@ def test_features_lie_over_the_pixels_that_they_belong_to():
     np.testing.assert_allclose(spread[7], np.arange(21) / 8, atol=1 / 32)  # OpenCV's positions: 1/32 pixel
 
 
-def test_the_sheet_shows_where_each_base_is_responsible_strongest_first():
+@pytest.mark.parametrize(("by_share", "first", "second"), [(True, 2, 1), (False, 1, 2)])
+def test_the_sheet_shows_where_each_base_is_responsible_strongest_first_or_by_number(by_share, first, second):
     maps = np.full((4, 5, 9), 0.01, np.float32)
     maps[2, :, 4:] = 0.97  # claims the larger part, right
     maps[1, :, :4] = 0.97
     image = np.full((33, 65, 3), 128, np.uint8)
-    both, one = (attention_sheet(image, maps, stride=8, bases=bases, cell=100) for bases in (2, 1))
-    assert both.size == one.size
-    pixels = np.array(both.convert("L")).astype(int)
-    cell = pixels[-60:-20]  # the row of maps: two cells of 100 pixels from x=20, 8 apart
-    assert cell[:, 100:115].mean() > cell[:, 25:40].mean() + 80, "the first glows on the right"
-    assert cell[:, 133:148].mean() > cell[:, 205:220].mean() + 80, "the second on the left"
-
-
-def test_by_number_a_base_keeps_its_place_on_the_sheet():
-    maps = np.full((2, 5, 9), 0.01, np.float32)
-    maps[1, :, 4:] = 0.99  # claims the larger part, and still stands second
-    maps[0, :, :4] = 0.99
-    image = np.full((33, 65, 3), 128, np.uint8)
-    sheet = np.array(attention_sheet(image, maps, stride=8, by_share=False, cell=100).convert("L")).astype(int)
-    cell = sheet[-60:-20]
-    assert cell[:, 25:40].mean() > cell[:, 100:115].mean() + 80, "the first glows on the left"
-    assert cell[:, 205:220].mean() > cell[:, 133:148].mean() + 80, "the second on the right"
+    chosen = maps if by_share else maps[1:3]
+    sheet = attention_sheet(image, chosen, stride=8, bases=2, by_share=by_share, cell=100)
+    row = np.array(sheet.convert("L")).astype(int)[-60:-20]  # two cells of 100 pixels from x=20, 8 apart
+    right = [row[:, 100:115].mean() - row[:, 25:40].mean(), row[:, 205:220].mean() - row[:, 133:148].mean()]
+    assert [difference > 80 for difference in right] == [first == 2, second == 2]
+    assert [difference < -80 for difference in right] == [first == 1, second == 1]
 
 
 # --- files in ---------------------------------------------------------------------------------------------------------

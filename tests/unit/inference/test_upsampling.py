@@ -32,14 +32,10 @@ def test_decisions_are_those_of_all_logits_to_the_last_bit(dtype: torch.dtype, c
         low = logits(classes, dtype, channels_last, ties)
         for size in SIZES:
             for align_corners in (True, False):
-                expected = at_once(low, size, align_corners).argmax(1)
+                full = at_once(low, size, align_corners)
+                expected = full.argmax(1)
+                assert not ties or classes < 3 or (full == full.amax(1, keepdim=True)).sum(1).max() > 1
                 assert torch.equal(upsampled_argmax(low, size, align_corners=align_corners), expected)
-
-
-def test_ties_are_there_to_be_resolved():
-    low = logits(6, torch.float32, channels_last=False, ties=True)
-    full = at_once(low, (97, 129), True)
-    assert ((full == full.amax(1, keepdim=True)).sum(1) > 1).sum() > 100
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

@@ -15,7 +15,6 @@ from emanet.checkpoints.mmseg import load_mmseg_checkpoint
 from emanet.common.errors import WeightsError
 from emanet.config.schema import CONF_DIR
 from emanet.model.emau import EMAU
-from emanet.model.heads import MMSegEMAU
 from emanet.model.mmseg import MMSegEMANet
 from golden.make_mmseg_golden import GOLDEN, IMAGE_SHAPE, draw, draw_all, sample
 
@@ -92,22 +91,6 @@ def test_each_named_option_changes_something(option):
         net.head.update_bases(out[1])
         outputs.append((*out, net.head.mu))
     assert len(outputs[0]) != len(outputs[1]) or any(not torch.equal(a, b) for a, b in zip(*outputs, strict=True))
-
-
-def test_the_floor_leaves_bases_of_norm_one_and_the_added_eps_less():
-    x = torch.randn(1, 8, 5, 5, dtype=torch.float64) * 1e-3
-    floor, added = (MMSegEMAU(8, K=3, eps=eps).double() for eps in ("floor", "added"))
-    added.load_state_dict(floor.state_dict())
-    norms = [torch.linalg.vector_norm(unit.attend(x)[1], dim=1) for unit in (floor, added)]
-    torch.testing.assert_close(norms[0], torch.ones_like(norms[0]), rtol=0, atol=1e-12)
-    assert (norms[1] < 1 - 1e-9).all()
-
-
-def test_the_normalized_mean_enters_the_moving_average():
-    unit = MMSegEMAU(4, K=2, momentum=0.0).double()
-    unit.update_bases(torch.randn(3, 4, 2, dtype=torch.float64))
-    norms = torch.linalg.vector_norm(unit.mu, dim=1)
-    torch.testing.assert_close(norms, torch.ones_like(norms))
 
 
 @pytest.mark.parametrize("align_corners", [True, False])
