@@ -10,6 +10,7 @@ import torch
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
+from emanet import EMANet
 from emanet.common.errors import WeightsError
 from emanet.model.backbone import Backbone, apply_multi_grid, find_level, input_statistics
 from emanet.model.weights import fit_classifier_weights, read_state_dict
@@ -64,6 +65,10 @@ FAMILIES = [
     ("regnetx_002", 16, 368),
     ("test_vit", 16, 64),
     ("swin_tiny_patch4_window7_224", 32, 768),
+    ("hrnet_w18_small", 32, 1024),
+    ("dla46_c", 32, 256),
+    ("densenet121", 32, 1024),
+    ("vgg11", 32, 512),
 ]
 
 
@@ -73,9 +78,7 @@ def test_features_of_many_families_have_the_stride(name: str, output_stride: int
     backbone = Backbone(name, output_stride=output_stride).eval()
     with torch.no_grad():
         features = backbone(torch.randn(1, 3, *size))
-    # ConvNeXt's strided convolutions are not padded: what is left over at the right and at the bottom is not seen.
-    extra = 0 if name == "test_convnext" else output_stride - 1
-    assert features.shape == (1, channels, *((side + extra) // output_stride for side in size))
+    assert features.shape == (1, channels, *(-(-side // output_stride) for side in size))
     assert backbone.channels == channels
     assert features.std() > 0
 
@@ -92,6 +95,17 @@ def test_features_of_many_families_have_the_stride(name: str, output_stride: int
 def test_a_backbone_that_does_not_do_is_refused_with_what_does(name: str, output_stride: int, message: str):
     with pytest.raises(ValueError, match=message):
         Backbone(name, output_stride=output_stride)
+
+
+@pytest.mark.parametrize(
+    "name", ["hiera_tiny_224", "coat_tiny", "levit_128", "cait_xxs24_224", "efficientformer_l1", "inception_v4"]
+)
+def test_a_backbone_of_one_size_or_of_drifting_features_is_refused_when_it_is_built(name: str):
+    stride = 16 if name == "cait_xxs24_224" else 32
+    with pytest.raises(
+        ValueError, match=rf"backbone '{name}' does not take images of any size: .* pixels give .*Choose another"
+    ):
+        EMANet(3, backbone=name, output_stride=stride)
 
 
 def test_a_backbone_without_feature_maps_is_refused(monkeypatch: pytest.MonkeyPatch):
