@@ -112,6 +112,25 @@ def mmseg_state() -> dict[str, Tensor]:
     return {name: torch.zeros(shape) for name, shape in json.loads(GOLDEN.read_text())["shapes"].items()}
 
 
+@pytest.mark.parametrize("kind", ["ours", "authors", "mmsegmentation", "folder"])
+def test_a_checkpoint_with_changed_bytes_is_refused_by_every_reader(kind: str, tmp_path: Path, mmseg_state: dict):
+    """Its size, its names and its shapes are right, and it would give other scores without a word."""
+    path = weights = tmp_path / "w.ckpt"
+    if kind == "folder":
+        tiny_net().save_pretrained(path)
+        weights = path / "model.safetensors"
+    else:
+        given = {"ours": content(), "authors": {"emau.mu": torch.zeros(1, 8, 3000)}, "mmsegmentation": mmseg_state}
+        torch.save(given[kind], path)
+    data = bytearray(weights.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 64] = bytes(byte ^ 0x55 for byte in data[middle : middle + 64])
+    weights.write_bytes(data)
+    for read in (read_stored, read_weights, restore):
+        with pytest.raises(WeightsError, match=f"{weights} is damaged: it is not what its checksums say"):
+            read(path)
+
+
 # --- hostile content --------------------------------------------------------------------------------------------------
 
 

@@ -176,6 +176,11 @@ def test_folders_that_do_not_fit_are_refused_by_name(net: EMANet, tmp_path: Path
     net.save_pretrained(tmp_path)
     state = load_file(tmp_path / "model.safetensors")
     save_file({key: value for key, value in state.items() if key != "fc2.bias"}, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match=r"model\.safetensors is damaged: .*take weights_sha256 out of config\.json"):
+        EMANet.from_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["weights_sha256"]  # as the message says, or of a folder that was written before there was one
+    (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(WeightsError, match=r"missing keys: fc2\.bias"):
         EMANet.from_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
