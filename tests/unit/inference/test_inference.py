@@ -3,7 +3,10 @@
 import pytest
 import torch
 
-from emanet.inference.views import pad_to_stride, predict_logits
+from emanet.inference.attention import base_maps
+from emanet.inference.bases import look
+from emanet.inference.views import PLAIN, pad_to_stride, predict_classes, predict_logits
+from emanet.model.mmseg import MMSegEMANet
 from tiny import CLASSES, tiny_net
 
 
@@ -26,3 +29,18 @@ def test_the_network_sees_the_padded_image():
     assert logits.shape == (1, CLASSES, 30, 47)
     assert torch.equal(logits, expected)
     assert not logits.requires_grad
+
+
+@pytest.mark.parametrize("size", [(64, 128), (60, 90)])
+def test_mmsegmentations_network_sees_the_image_as_it_is(size: tuple[int, int]):
+    """Its corners are not aligned: padded to one modulo the stride, 12% of the pixels would change their class."""
+    net = MMSegEMANet(CLASSES, backbone="test_resnet", channels=8, K=3, output_stride=16, aux_weight=0.0).eval()
+    image = torch.randn(1, 3, *size)
+    logits = net(image)
+    assert torch.equal(predict_logits(net, image), logits)
+    assert torch.equal(predict_classes(net, image), logits.argmax(1))
+    assert torch.equal(PLAIN.probabilities(net, image), logits.softmax(1))
+    features = (-(-size[0] // 16), -(-size[1] // 16))
+    assert base_maps(net, image).shape[-2:] == look(net, image).size == features
+    aligned = MMSegEMANet(CLASSES, backbone="test_resnet", channels=8, K=3, aux_weight=0.0, align_corners=True).eval()
+    assert torch.equal(predict_logits(aligned, image), aligned(pad_to_stride(image, 8))[..., : size[0], : size[1]])

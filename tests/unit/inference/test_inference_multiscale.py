@@ -131,7 +131,7 @@ def test_overlapping_windows_average_their_logits(net, image):
 
 def test_windows_of_a_network_without_a_wide_view_change_nothing(image):
     local = nn.Conv2d(3, CLASSES, 1).double()
-    local.output_stride = 8
+    local.output_stride, local.align_corners = 8, True
     got = Inference(window=16, stride=5).windowed(local, image)
     torch.testing.assert_close(got, predict_logits(local, image))
 
