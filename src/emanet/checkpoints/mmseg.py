@@ -1,10 +1,9 @@
 """Checkpoints of mmsegmentation's EMANet under our names, with class names and palette where they store them.
 
 Names and shapes are facts of open-mmlab/mmsegmentation 1.2.2, ``mmseg/models/decode_heads/ema_head.py``; the golden
-file of tests/golden proves the logits equal. ``python -m emanet.checkpoints.mmseg FILE.pth FOLDER`` converts one.
+file of tests/golden proves the logits equal. ``load_mmseg_checkpoint(FILE).save_pretrained(FOLDER)`` converts one.
 """
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 from torch import Tensor
 
 from emanet.checkpoints.layout import Layout
-from emanet.common.errors import WeightsError
 from emanet.model.mmseg import AUX_WEIGHT, MMSegEMANet
 from emanet.model.stored import UNKNOWN, Description, refusing
 from emanet.model.weights import load_weights, read_checkpoint, unwrap_state_dict
@@ -83,17 +81,3 @@ def describe(content: Mapping, num_classes: int) -> Description | None:
         stored = {key.lower(): value for key, value in dict(meta.get("dataset_meta") or meta).items()}
         names, palette = stored.get("classes"), stored.get("palette")
         return Description(UNKNOWN, list(names), palette) if names and len(names) == num_classes else None
-
-
-def main(arguments: list[str]) -> None:
-    """Convert FILE to FOLDER, which ``EMANet.from_pretrained`` and the scripts read."""
-    if len(arguments) != 2:
-        sys.exit("usage: python -m emanet.checkpoints.mmseg FILE.pth FOLDER")
-    try:
-        load_mmseg_checkpoint(arguments[0]).save_pretrained(arguments[1])
-    except WeightsError as error:
-        sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

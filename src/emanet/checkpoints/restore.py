@@ -15,8 +15,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from emanet.checkpoints import mmseg, reference
-from emanet.common.errors import WeightsError
-from emanet.data.datasets import ade20k, blue_marble, cityscapes, coco_stuff, pascal_context, voc
+from emanet.data.datasets import ade20k, cityscapes, coco_stuff, pascal_context, voc
 from emanet.data.palettes import spread_palette
 from emanet.model.backbone import input_statistics
 from emanet.model.hub import read_folder
@@ -25,7 +24,7 @@ from emanet.model.stored import UNKNOWN, Description, Stored, check_names, refus
 from emanet.model.weights import read_checkpoint, unwrap_state_dict
 
 CONTEXT = pascal_context.CLASSES
-#: classes and colors for weights that come without: by number, and by the name of the data set
+#: classes and colors for weights that come without, by their number
 BENCHMARKS = [
     Description(name, classes, palette.tolist())
     for name, classes, palette in (
@@ -35,9 +34,6 @@ BENCHMARKS = [
         ("ade20k", ade20k.CLASSES, ade20k.PALETTE),
         ("pascal_context", CONTEXT, spread_palette(len(CONTEXT))),
         ("pascal_context", ("background", *CONTEXT), np.pad(spread_palette(len(CONTEXT)), ((1, 0), (0, 0)))),
-        ("coco_voc", voc.CLASSES, voc.PALETTE),
-        ("coco_stuff_164k", coco_stuff.CLASSES, coco_stuff.PALETTE),
-        ("blue_marble", blue_marble.CLASSES, blue_marble.PALETTE),
     )
 ]
 
@@ -105,13 +101,9 @@ def ours(content: Mapping[str, Any], source: str) -> Stored:
     """A checkpoint of our training."""
     settings, validation = dict(content["hyper_parameters"]), dict(content.get("validation") or {})
     settings["model"] = dict(settings["model"])
+    name, classes = str((settings.get("dataset") or {}).get("name", "")), content["classes"]
+    described = Description(name, classes["names"], classes["palette"], miou=validation.get("val/miou"))
     state = unwrap_state_dict(content, source=source)
-    dataset, classes = settings.get("dataset") or {}, content.get("classes")
-    if classes is None:
-        described = describe_dataset(dataset, len(state["fc2.weight"]))
-    else:
-        name, miou = str(dataset.get("name", "")), validation.get("val/miou")
-        described = Description(name, classes["names"], classes["palette"], miou=miou)
     return Stored(source, settings, len(described.class_names), state, described, validation)
 
 
@@ -132,23 +124,5 @@ def foreign(content: Mapping[str, Any], source: str) -> Stored:
 
 def describe(number: int) -> Description:
     """The benchmark with so many classes; numbers in place of names if there is none."""
-    found = (known for known in BENCHMARKS if len(known.class_names) == number and known.dataset != "blue_marble")
+    found = (known for known in BENCHMARKS if len(known.class_names) == number)
     return next(found, Description(UNKNOWN, [f"class {label}" for label in range(number)]))
-
-
-def describe_dataset(dataset: Mapping[str, Any], number: int) -> Description:
-    """The classes of a stored configuration of a data set, by the names in it or by its own.
-
-    Raises:
-        WeightsError: where neither tells.
-    """
-    name, names = str(dataset.get("name", "")), dataset.get("class_names")
-    if names:
-        return Description(name, names)
-    for known in BENCHMARKS:
-        if known.dataset == name and len(known.class_names) == number:
-            return known
-    raise WeightsError(
-        f"the checkpoint does not say what its classes are called: it has no class_names for {number}, and its "
-        f"data set {name!r} is none of {', '.join(sorted({known.dataset for known in BENCHMARKS}))}"
-    )

@@ -1,14 +1,10 @@
 """From a network and a picture to a mask, and to whoever looks at it."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from emanet.inference.predictor import Predictor, predict
-    from emanet.inference.views import Inference, pad_to_stride
+from typing import Any
 
 HOMES = {"Inference": "views", "Predictor": "predictor", "pad_to_stride": "views", "predict": "predictor"}
-__all__ = ["Inference", "Predictor", "pad_to_stride", "predict"]
+__all__ = list(HOMES)
 
 
 def __getattr__(name: str) -> Any:

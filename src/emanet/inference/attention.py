@@ -15,7 +15,7 @@ from torch import Tensor
 from emanet.common.errors import ConfigError
 from emanet.common.visual import FAINT, GAP, INK, MARGIN, PAPER, Pixels, fit_size, font, framed, overlay, resize
 from emanet.data.palettes import spread_palette
-from emanet.inference.views import pad_to_stride
+from emanet.inference.views import as_tested
 
 COLUMNS = 8
 CAPTION = 13  # size of a caption's letters
@@ -32,7 +32,7 @@ def base_maps(net: Any, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h
         ConfigError: for a network without bases.
     """
     check_bases(net)
-    z, _, size = net.attend(pad_to_stride(image, net.output_stride))
+    z, _, size = net.attend(as_tested(net, image))
     return z.transpose(1, 2).unflatten(2, size).float()
 
 

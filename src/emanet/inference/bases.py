@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from emanet.inference.views import pad_to_stride
+from emanet.inference.views import as_tested
 from emanet.model.emau import EMAU
 
 #: what :func:`measure` gives, as ``bases/<name>``
@@ -55,7 +55,7 @@ def has_bases(net: Any) -> bool:
 @torch.no_grad()
 def look(net: Any, image: Float[Tensor, "1 3 h w"]) -> Look:
     """Run a network in evaluation up to its attention unit, and the EM of the unit; changes nothing in it."""
-    features = net.fc0(net.backbone(pad_to_stride(image, net.output_stride)))
+    features = net.fc0(net.backbone(as_tested(net, image)))
     unit = copy.copy(net.head)  # shares weights and bases; only its number of iterations is another
     T, seen = unit.iterations, {0: (net.head.mu, net.head.mu)}
     for unit.T in range(max(1, T - 1), T + 2):

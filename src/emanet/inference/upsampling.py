@@ -2,7 +2,7 @@
 
 PyTorch interpolates every class on its own, so a few classes at a time give the same logits as all of them; their
 maximum is merged into a running one of a single value per pixel. It takes another kernel, which rounds in another way,
-for channels-last logits: those are cut into rows in place of classes, where input rows fall onto output rows.
+for channels-last logits: few of those are upsampled at once, many are brought into the order of classes first.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,6 @@ from emanet.common.workers import in_parallel
 MIN_CLASSES = 4  # in a block: PyTorch interpolates up to 3 with another kernel
 MANY_CLASSES = 16  # in a block on an accelerator
 SMALL_SIDES = 128  # height + width up to which, too, it takes another one
-ROW_PARTS = 16  # of channels-last logits
 SMALL = 2**23  # channels-last logits whose maximum at once is faster: up to 32 MiB in float32
 
 
@@ -33,12 +32,9 @@ def upsampled_argmax(
         size: height and width of the result.
         align_corners: of the interpolation.
     """
-    if not is_channels_last(logits_low):
-        return argmax_by_classes(logits_low, size, align_corners)
-    large = logits_low.shape[:2].numel() * size[0] * size[1] > SMALL
-    if large and align_corners and rows_per_input_row(logits_low.shape[2], size[0]):
-        return argmax_by_rows(logits_low, size)
-    return upsampled(logits_low, size, align_corners).argmax(1)
+    if is_channels_last(logits_low) and logits_low.shape[:2].numel() * size[0] * size[1] <= SMALL:
+        return upsampled(logits_low, size, align_corners).argmax(1)
+    return argmax_by_classes(logits_low.contiguous(), size, align_corners)
 
 
 def class_blocks(logits_low: Tensor, *sizes: Sequence[int]) -> tuple[Tensor, ...]:
@@ -76,33 +72,6 @@ def argmax_by_classes(logits_low: Tensor, size: Sequence[int], align_corners: bo
     if best.isnan().any():  # argmax takes NaN for the largest
         return upsampled(logits_low, size, align_corners).argmax(1)
     return arg.gather(0, best.argmax(0, keepdim=True))[0].long()
-
-
-def argmax_by_rows(logits_low: Tensor, size: Sequence[int]) -> Tensor:
-    """Interpolate some input rows at a time, with aligned corners."""
-    (b, _, h, _), (height, width) = logits_low.shape, size
-    stride = rows_per_input_row(h, height)
-    arg = torch.empty(b, height, width, dtype=torch.int64, device=logits_low.device)
-    step = -(-(h - 1) // ROW_PARTS)
-
-    def decide(top: int) -> None:
-        part = logits_low[:, :, top : top + step + 1].contiguous(memory_format=torch.channels_last)
-        rows = (part.shape[2] - 1) * stride + 1
-        found = upsampled(part, (rows, width), True).argmax(1)
-        kept = rows if top + step >= h - 1 else rows - 1  # the last row is the next part's first
-        arg[:, top * stride : top * stride + kept] = found[:, :kept]
-
-    in_parallel(decide, range(0, h - 1, step), device=logits_low.device)
-    return arg
-
-
-def rows_per_input_row(h: int, height: int) -> int:
-    """Output rows from one input row to the next with aligned corners, if a power of two; else 0.
-
-    Then the scale is exact, and a part of the rows is interpolated at the very positions of the whole.
-    """
-    stride, rest = divmod(height - 1, max(h - 1, 1))
-    return stride if h > 1 and rest == 0 and stride & (stride - 1) == 0 else 0
 
 
 def is_channels_last(logits: Tensor) -> bool:

@@ -25,18 +25,26 @@ def pad_to_stride(image: Float[Tensor, "b 3 h w"], stride: int) -> Float[Tensor,
     return F.pad(image, (0, (1 - width) % stride, 0, (1 - height) % stride))
 
 
+def as_tested(net: Any, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 H W"]:
+    """Images as a network is handed them: padded where its corners are aligned, else as they are.
+
+    So do the authors and mmsegmentation (FACTS section 7): without aligned corners, padding would shift every position.
+    """
+    return pad_to_stride(image, net.output_stride) if net.align_corners else image
+
+
 @torch.no_grad()
 def predict_logits(net: Any, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b classes h w"]:
     """Logits of whole images at their own size, never resized; images of one size only, since padding enters the EM."""
     height, width = image.shape[-2:]
-    return net(pad_to_stride(image, net.output_stride))[..., :height, :width]
+    return net(as_tested(net, image))[..., :height, :width]
 
 
 @torch.no_grad()
 def predict_classes(net: Any, image: Float[Tensor, "b 3 h w"]) -> Int[Tensor, "b h w"]:
     """``predict_logits(net, image).argmax(1)``, without logits of all classes at the images' size."""
     height, width = image.shape[-2:]
-    padded = pad_to_stride(image, net.output_stride)
+    padded = as_tested(net, image)
     classes = upsampled_argmax(net(padded, low=True), padded.shape[-2:], align_corners=net.align_corners)
     return classes[..., :height, :width]
 
@@ -45,7 +53,7 @@ def predict_classes(net: Any, image: Float[Tensor, "b 3 h w"]) -> Int[Tensor, "b
 def predict_resized(net: Any, image: Float[Tensor, "b 3 h w"], size: Sequence[int]) -> Float[Tensor, "b classes H W"]:
     """:func:`predict_logits`, resized, in float32 at least; a few classes at a time at the images' size."""
     height, width = image.shape[-2:]
-    padded = pad_to_stride(image, net.output_stride)
+    padded = as_tested(net, image)
     logits_low, inner = net(padded, low=True), padded.shape[-2:]
 
     def resized(block: Tensor) -> Tensor:

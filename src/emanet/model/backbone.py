@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -55,14 +55,13 @@ class Backbone(nn.Module):
         skips: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        place, self.channels, options = find_level(name, output_stride)
+        place, self.channels, self.pads, options = find_level(name, output_stride)
         self.name = name
         self.output_stride = output_stride
         finer = find_skips(name, output_stride, skips)
         self.skip_channels = [channels for _, channels in finer]
         places = (*(index for index, _ in finer), place)
         self.body = create_features(name, pretrained=pretrained, out_indices=places, **options)
-        self.gives_nhwc = getattr(self.body, "output_fmt", None) == Format.NHWC
         if multi_grid is not None:
             at_least_one(**{f"multi_grid[{i}]": factor for i, factor in enumerate(multi_grid)})
             apply_multi_grid(self.body, output_stride, multi_grid)
@@ -73,12 +72,17 @@ class Backbone(nn.Module):
 
     def forward(self, image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
         """Features at ``output_stride``."""
-        if not self.gives_nhwc:
-            return self.body(image)[-1]
-        # Windowed transformers want sides that their patches and windows divide: pad right and bottom, then crop.
+        if not self.pads:
+            return deepest(self.body, image)
         height, width = image.shape[-2:]
-        features = self.body(F.pad(image, (0, -width % 32, 0, -height % 32)))[-1].permute(0, 3, 1, 2)
+        features = deepest(self.body, F.pad(image, (0, -width % 32, 0, -height % 32)))
         return features[..., : -(-height // self.output_stride), : -(-width // self.output_stride)].contiguous()
+
+
+def deepest(body: Any, image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
+    """A feature extractor's last features; some transformers give them with the channels last."""
+    features = body(image)[-1]
+    return features.permute(0, 3, 1, 2) if getattr(body, "output_fmt", None) == Format.NHWC else features
 
 
 def create_features(name: str, *, pretrained: bool | str | Path, **options: Any) -> Any:
@@ -120,9 +124,18 @@ def check_name(name: str) -> None:
         raise ValueError(f"unknown backbone {name!r}: did you mean {close}?")
 
 
+class Level(NamedTuple):
+    """Features of a timm model that can be used."""
+
+    place: int  #: among the levels
+    channels: int
+    pads: bool  #: whether images must be padded to a multiple of 32
+    options: dict[str, Any]  #: that timm builds the model with
+
+
 @lru_cache
-def find_level(name: str, output_stride: int) -> tuple[int, int, dict[str, Any]]:
-    """The deepest level of features with the wanted stride: its place, channels, and the options timm builds it with.
+def find_level(name: str, output_stride: int) -> Level:
+    """The deepest level of features with the wanted stride, which a trial without data gives at every size.
 
     Raises:
         ValueError: where there is none; names the strides that there are and the families that can.
@@ -143,7 +156,9 @@ def find_level(name: str, output_stride: int) -> tuple[int, int, dict[str, Any]]
         reductions |= {level["reduction"] for level in info}
         levels = [level for level in info if level["reduction"] == output_stride]
         if levels:
-            return levels[-1]["index"], levels[-1]["num_chs"], options
+            with torch.device("meta"):
+                body = timm.create_model(name, features_only=True, out_indices=(levels[-1]["index"],), **options)
+            return Level(levels[-1]["index"], levels[-1]["num_chs"], needs_padding(body, name, output_stride), options)
     got = f"gives features at strides {sorted(reductions)}" if reductions else "gives no feature maps"
     raise ValueError(
         f"backbone {name!r} {got}, not at output_stride={output_stride}. Choose another stride, or a family that can "
@@ -159,14 +174,46 @@ def find_skips(name: str, output_stride: int, skips: Sequence[int]) -> list[tupl
     """
     if not skips:
         return []
-    _, _, options = find_level(name, output_stride)
+    _, _, pads, options = find_level(name, output_stride)
     with torch.device("meta"):
         body: Any = timm.create_model(name, features_only=True, **options)
     levels = {level["reduction"]: (level["index"], level["num_chs"]) for level in body.feature_info.info[::-1]}
     finer = sorted(stride for stride in levels if stride < output_stride)
-    if getattr(body, "output_fmt", None) == Format.NHWC or not set(skips) <= set(finer):
+    if pads or getattr(body, "output_fmt", None) == Format.NHWC or not set(skips) <= set(finer):
         raise ValueError(f"skips must be among the strides {finer} of backbone {name!r}, got {list(skips)}")
     return [levels[stride] for stride in sorted(set(skips))]
+
+
+def needs_padding(body: Any, name: str, output_stride: int) -> bool:
+    """Whether a model on the meta device wants images padded to a multiple of 32 to give a feature for every stride.
+
+    Some families fail at other sizes; others, whose convolutions are not padded, see nothing of the rest at the right
+    and at the bottom, so that 513 pixels give 32 features where 33 are meant.
+
+    Raises:
+        ValueError: for a model that gives other features of padded images too.
+    """
+    if not misfit(body, [(513, 385), (375, 500)], output_stride):
+        return False
+    if told := misfit(body, [(544, 416), (512, 768)], output_stride):
+        raise ValueError(
+            f"backbone {name!r} does not take images of any size: {told}. Choose another family, such as "
+            f"{DILATING_FAMILIES}, swin*, vit*"
+        )
+    return True
+
+
+def misfit(body: Any, sizes: Sequence[tuple[int, int]], output_stride: int) -> str:
+    """What is wrong with the features of images of these sizes; nothing if it is one for every stride."""
+    for height, width in sizes:
+        expected = -(-height // output_stride), -(-width // output_stride)
+        try:
+            got: Any = tuple(deepest(body.eval(), torch.empty(1, 3, height, width, device="meta")).shape[-2:])
+        except Exception as error:  # a family refuses a size in its own way
+            got = f"{type(error).__name__}, {str(error).partition(chr(10))[0]:.80},"
+        if got != expected:
+            return f"{height}x{width} pixels give {got} instead of {expected} features"
+    return ""
 
 
 def apply_multi_grid(body: nn.Module, output_stride: int, multi_grid: Sequence[int]) -> None:

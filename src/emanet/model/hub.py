@@ -14,10 +14,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from emanet.common.errors import WeightsError
+from emanet.common.files import replacing, write_json
 from emanet.model.backbone import input_statistics
 from emanet.model.heads import options_of
 from emanet.model.stored import NETWORKS, UNKNOWN, Description, Stored, check_names, refusing, restore_network
-from emanet.model.weights import read_state_dict
+from emanet.model.weights import CHECKSUM, checksum, read_state_dict
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 DOWNLOAD = ("revision", "cache_dir", "force_download", "local_files_only", "token")  #: options of the Hub's
@@ -38,9 +39,11 @@ class HubMixin(ModelHubMixin):
         """Write weights and configuration; the card is the mixin's next step."""
         assert isinstance(self, nn.Module)
         state = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
-        save_file(state, save_directory / WEIGHTS_FILE, metadata={"format": "pt"})
-        text = json.dumps(self.hub_config(), indent=2)
-        (save_directory / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+        with replacing(save_directory / WEIGHTS_FILE) as file:
+            save_file(state, file, metadata={"format": "pt"})
+        write_json(
+            save_directory / CONFIG_FILE, self.hub_config() | {CHECKSUM: checksum(save_directory / WEIGHTS_FILE)}
+        )
 
     def hub_config(self) -> dict[str, Any]:
         """What config.json holds: the class, its arguments, and the description with the input statistics filled in."""

@@ -78,7 +78,7 @@ class EMANet(nn.Module, HubMixin):
         at_least_one(num_classes=num_classes, skip_channels=skip_channels)
         share(dropout=dropout, bn_momentum=bn_momentum)
         # The head first: its settings are refused before a backbone is built or its weights are fetched.
-        _, width, _ = find_level(backbone, output_stride)
+        width = find_level(backbone, output_stride).channels
         options["channels"] = channels
         self.head: Any = build_head(head, in_channels=width, output_stride=output_stride, options=options)
         self.head_name = head if isinstance(head, str) else f"{head.__module__}.{head.__qualname__}"

@@ -48,28 +48,18 @@ def expectation_maximization_over_tiles(
     for _ in range(T):
         sums = torch.zeros_like(bases)
         weights = torch.zeros_like(bases[:, :1])
-        for tile in checked(tiles() if callable(tiles) else tiles, mu):
+        tile = None
+        for tile in tiles() if callable(tiles) else tiles:
+            if tile.ndim != 3 or tile.shape[:2] != mu.shape[:2]:
+                expected = "{}, {}, n".format(*mu.shape)
+                raise ValueError(
+                    f"a tile must be pixels of shape ({expected}), as the bases say, got {tuple(tile.shape)}"
+                )
             pixels = tile.to(torch.promote_types(tile.dtype, torch.float32))
             z = e_step(pixels, bases.to(pixels.dtype))
             sums += pixels @ z
             weights += z.sum(dim=1, keepdim=True)
+        if tile is None:
+            raise ValueError("no tiles: there must be at least one")
         before, bases = bases, normalize(sums / (EPS + weights), norm)
     return bases.to(mu.dtype), before.to(mu.dtype)
-
-
-def checked(tiles: Iterable[Tensor], mu: Tensor) -> Iterator[Tensor]:
-    """The tiles, if there are any and each goes with the bases.
-
-    Raises:
-        ValueError: otherwise.
-    """
-    index = -1
-    for index, tile in enumerate(tiles):
-        if tile.ndim != 3 or tile.shape[:2] != mu.shape[:2]:
-            b, c = mu.shape[:2]
-            raise ValueError(
-                f"tile {index} must be pixels of shape ({b}, {c}, n) as the bases say, got {tuple(tile.shape)}"
-            )
-        yield tile
-    if index < 0:
-        raise ValueError("no tiles: there must be at least one")

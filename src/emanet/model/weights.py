@@ -1,5 +1,7 @@
 """Reading weight files safely, and fitting them to a network."""
 
+import hashlib
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,8 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from emanet.common.errors import WeightsError
+from emanet.common.files import read_json
 
 WRAPPERS = ("state_dict", "net", "model")  # under these keys training codes store the weights among other things
+CHECKSUM = "weights_sha256"  # of model.safetensors, a key of config.json
 COUNTER = "num_batches_tracked"  # of batch norms; absent in checkpoints of PyTorch before 0.4.1, and never used here
 
 
@@ -26,6 +30,7 @@ def read_checkpoint(path: str | Path) -> dict:
         path = path / "model.safetensors"
     if not path.is_file():
         raise WeightsError(f"no weights at {path}: give the path of an existing file")
+    check_whole(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -42,6 +47,33 @@ def read_checkpoint(path: str | Path) -> dict:
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
     return dict(content)
+
+
+def check_whole(path: Path) -> None:
+    """Compare a file with the checksums that were written with it: changed bytes would load as other weights.
+
+    PyTorch keeps one for each tensor in the file, ``save_pretrained`` one for the whole in config.json beside it.
+
+    Raises:
+        WeightsError: where they differ.
+    """
+    stated = (read_json(path.with_name("config.json")) or {}).get(CHECKSUM) if path.suffix == ".safetensors" else None
+    whole = stated is None or path.name != "model.safetensors" or stated == checksum(path)
+    if zipfile.is_zipfile(path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                whole = archive.testzip() is None
+        except Exception:  # of many types, as damage to the parts' headers provokes them
+            whole = False
+    if not whole:
+        change = f"; if you changed it, take {CHECKSUM} out of config.json" if stated else ""
+        raise WeightsError(f"{path} is damaged: it is not what its checksums say. Fetch or copy it again{change}")
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:

@@ -21,13 +21,20 @@ class SegmentationScores(NamedTuple):
 
 
 def confusion_matrix(
-    prediction: Int[Tensor, "*size"], mask: Int[Tensor, "*size"], num_classes: int, ignore_index: int = 255
+    prediction: Tensor, mask: Tensor, num_classes: int, ignore_index: int = 255
 ) -> Int[Tensor, "classes classes"]:
     """Count pixels by (true class, predicted class) in int64; pixels with the ignore label are not counted.
 
     Raises:
-        ValueError: for a true or predicted label outside 0..num_classes-1 that is not the ignore label.
+        ValueError: for labels of unequal shapes, that are no integers, or outside 0..num_classes-1 and not the ignore
+            label.
     """
+    kinds = [labels.is_floating_point() or labels.is_complex() for labels in (prediction, mask)]
+    if prediction.shape != mask.shape or any(kinds):
+        got = " and ".join(f"{str(labels.dtype)[6:]} {tuple(labels.shape)}" for labels in (prediction, mask))
+        raise ValueError(f"predicted and true labels must be integers of one shape, got {got}")
+    if not mask.numel():
+        return torch.zeros(num_classes, num_classes, dtype=torch.int64, device=mask.device)
     truth, ignored_row = mask, ignore_index
     if not 0 <= ignore_index < MOST_LABELS:  # then the first label that is no class stands for it
         check_truth(mask, num_classes, ignore_index)

@@ -12,7 +12,7 @@ from torch import Tensor
 from emanet.checkpoints.reference import to_reference_state_dict
 from emanet.checkpoints.restore import read_stored, read_weights, restore
 from emanet.common.errors import ConfigError, EMANetError, WeightsError
-from emanet.data.datasets import blue_marble, pascal_context, voc
+from emanet.data.datasets import pascal_context, voc
 from emanet.model.mmseg import MMSegEMANet
 from emanet.model.network import EMANet
 from golden.make_mmseg_golden import GOLDEN
@@ -87,29 +87,6 @@ def test_weights_without_names_get_those_of_the_benchmark_with_as_many_classes(
     assert torch.equal(restored.net(image), net(image))
 
 
-@pytest.mark.parametrize(
-    ("dataset", "classes", "names"),
-    [
-        ({"name": "mine", "class_names": ["p", "q", "r", "s"]}, CLASSES, ("p", "q", "r", "s")),
-        ({"name": "blue_marble", "_target_": "os.system", "command": "false"}, 6, blue_marble.CLASSES),
-        ({"name": "coco_voc"}, 21, voc.CLASSES),
-        ({"name": "pascal_context"}, 60, ("background", *pascal_context.CLASSES)),
-    ],
-)
-def test_our_older_checkpoints_are_described_by_what_their_data_set_is_called(
-    dataset: dict, classes: int, names: tuple[str, ...], tmp_path: Path
-):
-    net = EMANet(classes, backbone="test_resnet", output_stride=16, **SMALL)
-    stored = content(classes=None, state_dict=net.state_dict())
-    stored["hyper_parameters"]["dataset"] = dataset
-    assert restore(written(tmp_path, stored)).names == names
-
-
-def test_classes_that_nothing_tells_are_asked_for(tmp_path: Path):
-    with pytest.raises(WeightsError, match=r"does not say what its classes are called: .* for 4, .*'mine'"):
-        restore(written(tmp_path, content(classes=None)))
-
-
 @pytest.mark.parametrize("kind", ["ours", "bare", "folder", "authors", "mmsegmentation"])
 def test_weights_alone_come_under_our_names_from_every_kind(kind: str, tmp_path: Path, mmseg_state: dict):
     net = EMANet(5, backbone="resnet50s", **SMALL)
@@ -133,6 +110,25 @@ def test_weights_alone_come_under_our_names_from_every_kind(kind: str, tmp_path:
 def mmseg_state() -> dict[str, Tensor]:
     """The tensors of mmsegmentation's own network, as large as the golden file says."""
     return {name: torch.zeros(shape) for name, shape in json.loads(GOLDEN.read_text())["shapes"].items()}
+
+
+@pytest.mark.parametrize("kind", ["ours", "authors", "mmsegmentation", "folder"])
+def test_a_checkpoint_with_changed_bytes_is_refused_by_every_reader(kind: str, tmp_path: Path, mmseg_state: dict):
+    """Its size, its names and its shapes are right, and it would give other scores without a word."""
+    path = weights = tmp_path / "w.ckpt"
+    if kind == "folder":
+        tiny_net().save_pretrained(path)
+        weights = path / "model.safetensors"
+    else:
+        given = {"ours": content(), "authors": {"emau.mu": torch.zeros(1, 8, 3000)}, "mmsegmentation": mmseg_state}
+        torch.save(given[kind], path)
+    data = bytearray(weights.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 64] = bytes(byte ^ 0x55 for byte in data[middle : middle + 64])
+    weights.write_bytes(data)
+    for read in (read_stored, read_weights, restore):
+        with pytest.raises(WeightsError, match=f"{weights} is damaged: it is not what its checksums say"):
+            read(path)
 
 
 # --- hostile content --------------------------------------------------------------------------------------------------
@@ -206,6 +202,7 @@ def test_the_traps_would_go_off_where_the_author_is_trusted(tmp_path: Path, monk
         {"hyper_parameters": {"model": [1]}},
         {"hyper_parameters": {"model": {"_target_": "emanet.EMANet"}, "dataset": "voc"}},
         {"classes": "abcd"},
+        {"classes": None},
         {"classes": {"names": NAMES}},
         {"classes": {"names": [1, 2, 3, 4], "palette": None}},
         {"classes": {"names": NAMES, "palette": [["red"]] * 4}},

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
 
-from emanet.inference.views import pad_to_stride, predict_logits
+from emanet.inference.attention import base_maps
+from emanet.inference.bases import look
+from emanet.inference.views import PLAIN, pad_to_stride, predict_classes, predict_logits
+from emanet.model.mmseg import MMSegEMANet
 from tiny import CLASSES, tiny_net
 
 
@@ -17,42 +19,28 @@ def test_sides_are_padded_to_the_next_size_that_is_one_modulo_the_stride(side: i
     assert pad_to_stride(torch.zeros(1, 3, 9, side), stride).shape[3] == padded
 
 
-def test_padding_is_zero_at_the_right_and_at_the_bottom():
-    image = torch.randn(2, 3, 6, 10)
-    padded = pad_to_stride(image, 8)
-    assert padded.shape == (2, 3, 9, 17)
-    assert torch.equal(padded[..., :6, :10], image)
-    assert not padded[..., 6:, :].any()
-    assert not padded[..., :, 10:].any()
-
-
-class PositionNet(nn.Module):
-    """Each pixel's logit is its position, so that a resized or shifted answer shows."""
-
-    output_stride = 8
-
-    def forward(self, image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
-        assert height % 8 == width % 8 == 1
-        return (
-            torch.arange(height * width, dtype=torch.float32)
-            .view(1, 1, height, width)
-            .expand(image.shape[0], 2, -1, -1)
-        )
-
-
-def test_logits_are_cropped_back_and_never_resized():
-    logits = predict_logits(PositionNet(), torch.zeros(2, 3, 6, 10))
-    expected = torch.arange(6).unsqueeze(1) * 17 + torch.arange(10)
-    assert logits.shape == (2, 2, 6, 10)
-    assert torch.equal(logits[1, 0], expected.float())
-
-
 def test_the_network_sees_the_padded_image():
     net = tiny_net().eval()
     image = torch.randn(1, 3, 30, 47)
-    expected = net(nn.functional.pad(image, (0, 2, 0, 3)))[..., :30, :47]
+    padded = torch.zeros(1, 3, 33, 49)
+    padded[..., :30, :47] = image
+    expected = net(padded)[..., :30, :47]
     logits = predict_logits(net, image)
     assert logits.shape == (1, CLASSES, 30, 47)
     assert torch.equal(logits, expected)
     assert not logits.requires_grad
+
+
+@pytest.mark.parametrize("size", [(64, 128), (60, 90)])
+def test_mmsegmentations_network_sees_the_image_as_it_is(size: tuple[int, int]):
+    """Its corners are not aligned: padded to one modulo the stride, 12% of the pixels would change their class."""
+    net = MMSegEMANet(CLASSES, backbone="test_resnet", channels=8, K=3, output_stride=16, aux_weight=0.0).eval()
+    image = torch.randn(1, 3, *size)
+    logits = net(image)
+    assert torch.equal(predict_logits(net, image), logits)
+    assert torch.equal(predict_classes(net, image), logits.argmax(1))
+    assert torch.equal(PLAIN.probabilities(net, image), logits.softmax(1))
+    features = (-(-size[0] // 16), -(-size[1] // 16))
+    assert base_maps(net, image).shape[-2:] == look(net, image).size == features
+    aligned = MMSegEMANet(CLASSES, backbone="test_resnet", channels=8, K=3, aux_weight=0.0, align_corners=True).eval()
+    assert torch.equal(predict_logits(aligned, image), aligned(pad_to_stride(image, 8))[..., : size[0], : size[1]])

@@ -131,7 +131,7 @@ def test_overlapping_windows_average_their_logits(net, image):
 
 def test_windows_of_a_network_without_a_wide_view_change_nothing(image):
     local = nn.Conv2d(3, CLASSES, 1).double()
-    local.output_stride = 8
+    local.output_stride, local.align_corners = 8, True
     got = Inference(window=16, stride=5).windowed(local, image)
     torch.testing.assert_close(got, predict_logits(local, image))
 
@@ -169,10 +169,6 @@ def test_views_are_summed_as_they_come_and_never_kept(image):
     assert len(alive) == 8
 
 
-def test_resizing_to_the_same_size_returns_the_very_tensor(image):
-    assert resize(image, image.shape[-2:]) is image
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -186,20 +182,6 @@ def test_resizing_to_the_same_size_returns_the_very_tensor(image):
 def test_senseless_values_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Inference(**options)
-
-
-def test_the_confusion_of_multi_scale_predictions_gives_torchmetrics_miou(net, image):
-    from torchmetrics.classification import MulticlassJaccardIndex
-
-    from emanet.training.metrics import SegmentationMetrics
-
-    truth = torch.randint(0, CLASSES, (2, *image.shape[-2:]))
-    truth[:, :4] = 255
-    prediction = Inference(scales=MULTI, flip=True).predict(net, image)
-    ours = SegmentationMetrics(CLASSES)
-    ours.update(prediction, truth)
-    theirs = MulticlassJaccardIndex(CLASSES, average="macro", ignore_index=255)
-    assert ours.compute().miou.item() == pytest.approx(theirs(prediction, truth).item(), abs=1e-6)
 
 
 class LowNet(nn.Module):

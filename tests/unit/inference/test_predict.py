@@ -11,9 +11,8 @@ from PIL import Image
 
 import emanet
 from emanet import EMANet
-from emanet.checkpoints.reference import to_reference_state_dict
 from emanet.checkpoints.restore import read_stored, restore
-from emanet.common.errors import ConfigError, WeightsError
+from emanet.common.errors import ConfigError
 from emanet.data.palettes import voc_palette
 from emanet.data.transforms import Normalize
 from emanet.inference.attention import attention_sheet, base_maps, stretch
@@ -68,27 +67,6 @@ def photo(height: int = 30, width: int = 44, seed: int = 0) -> np.ndarray:
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_alone_gives_network_classes_and_colors(checkpoint, net):
-    restored = restore(checkpoint)
-    assert restored.names == NAMES
-    np.testing.assert_array_equal(restored.palette, PALETTE)
-    assert restored.mean == pytest.approx(STATISTICS["mean"])
-    for key, value in net.state_dict().items():
-        assert torch.equal(restored.net.state_dict()[key], value), key
-    assert not restored.net.training
-
-
-def test_a_checkpoint_without_stored_classes_asks_its_data_set_which_need_not_be_there(checkpoint, tmp_path):
-    content = torch.load(checkpoint, weights_only=True)
-    del content["classes"]
-    torch.save(content, tmp_path / "old.ckpt")
-    assert restore(tmp_path / "old.ckpt").names == NAMES
-    content["hyper_parameters"]["dataset"] = {"_target_": "emanet.data.Folder", "root": "/nowhere"}
-    torch.save(content, tmp_path / "nameless.ckpt")
-    with pytest.raises(WeightsError, match=r"does not say what its classes are called: .*class_names"):
-        restore(tmp_path / "nameless.ckpt")
-
-
 def test_a_saved_folder_predicts_as_the_checkpoint_does(checkpoint, net, tmp_path):
     restored = restore(checkpoint).net
     restored.description = read_stored(checkpoint).description
@@ -99,23 +77,6 @@ def test_a_saved_folder_predicts_as_the_checkpoint_does(checkpoint, net, tmp_pat
     )
     np.testing.assert_array_equal(first.probabilities, second.probabilities)
     assert restore(tmp_path / "saved").names == NAMES
-
-
-def test_weights_in_the_authors_layout_get_the_names_of_their_benchmark(tmp_path):
-    theirs = EMANet(21, backbone="resnet50s", channels=8, K=4)
-    torch.save({"net": to_reference_state_dict(theirs)}, tmp_path / "final.pth")
-    restored = restore(tmp_path / "final.pth", {"T_eval": 7})
-    assert restored.names[15] == "person"
-    assert restored.palette[15].tolist() == [192, 128, 128]
-    assert (restored.net.head.T, restored.net.head.iterations) == (3, 7)
-    image = torch.randn(1, 3, 33, 33)
-    theirs.head.T_eval = 7
-    assert torch.equal(predict_logits(restored.net, image), predict_logits(theirs.eval(), image))
-
-
-def test_t_eval_of_a_checkpoint_can_be_changed(checkpoint):
-    assert restore(checkpoint).net.head.iterations == 3
-    assert restore(checkpoint, {"T_eval": 1}).net.head.iterations == 1
 
 
 # --- predictions ------------------------------------------------------------------------------------------------------
@@ -191,28 +152,18 @@ def test_features_lie_over_the_pixels_that_they_belong_to():
     np.testing.assert_allclose(spread[7], np.arange(21) / 8, atol=1 / 32)  # OpenCV's positions: 1/32 pixel
 
 
-def test_the_sheet_shows_where_each_base_is_responsible_strongest_first():
+@pytest.mark.parametrize(("by_share", "first", "second"), [(True, 2, 1), (False, 1, 2)])
+def test_the_sheet_shows_where_each_base_is_responsible_strongest_first_or_by_number(by_share, first, second):
     maps = np.full((4, 5, 9), 0.01, np.float32)
     maps[2, :, 4:] = 0.97  # claims the larger part, right
     maps[1, :, :4] = 0.97
     image = np.full((33, 65, 3), 128, np.uint8)
-    both, one = (attention_sheet(image, maps, stride=8, bases=bases, cell=100) for bases in (2, 1))
-    assert both.size == one.size
-    pixels = np.array(both.convert("L")).astype(int)
-    cell = pixels[-60:-20]  # the row of maps: two cells of 100 pixels from x=20, 8 apart
-    assert cell[:, 100:115].mean() > cell[:, 25:40].mean() + 80, "the first glows on the right"
-    assert cell[:, 133:148].mean() > cell[:, 205:220].mean() + 80, "the second on the left"
-
-
-def test_by_number_a_base_keeps_its_place_on_the_sheet():
-    maps = np.full((2, 5, 9), 0.01, np.float32)
-    maps[1, :, 4:] = 0.99  # claims the larger part, and still stands second
-    maps[0, :, :4] = 0.99
-    image = np.full((33, 65, 3), 128, np.uint8)
-    sheet = np.array(attention_sheet(image, maps, stride=8, by_share=False, cell=100).convert("L")).astype(int)
-    cell = sheet[-60:-20]
-    assert cell[:, 25:40].mean() > cell[:, 100:115].mean() + 80, "the first glows on the left"
-    assert cell[:, 205:220].mean() > cell[:, 133:148].mean() + 80, "the second on the right"
+    chosen = maps if by_share else maps[1:3]
+    sheet = attention_sheet(image, chosen, stride=8, bases=2, by_share=by_share, cell=100)
+    row = np.array(sheet.convert("L")).astype(int)[-60:-20]  # two cells of 100 pixels from x=20, 8 apart
+    right = [row[:, 100:115].mean() - row[:, 25:40].mean(), row[:, 205:220].mean() - row[:, 133:148].mean()]
+    assert [difference > 80 for difference in right] == [first == 2, second == 2]
+    assert [difference < -80 for difference in right] == [first == 1, second == 1]
 
 
 # --- files in ---------------------------------------------------------------------------------------------------------

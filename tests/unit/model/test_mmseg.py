@@ -11,11 +11,10 @@ import yaml
 from torch import nn
 
 from emanet import EMANet
-from emanet.checkpoints.mmseg import load_mmseg_checkpoint, main
+from emanet.checkpoints.mmseg import load_mmseg_checkpoint
 from emanet.common.errors import WeightsError
 from emanet.config.schema import CONF_DIR
 from emanet.model.emau import EMAU
-from emanet.model.heads import MMSegEMAU
 from emanet.model.mmseg import MMSegEMANet
 from golden.make_mmseg_golden import GOLDEN, IMAGE_SHAPE, draw, draw_all, sample
 
@@ -94,22 +93,6 @@ def test_each_named_option_changes_something(option):
     assert len(outputs[0]) != len(outputs[1]) or any(not torch.equal(a, b) for a, b in zip(*outputs, strict=True))
 
 
-def test_the_floor_leaves_bases_of_norm_one_and_the_added_eps_less():
-    x = torch.randn(1, 8, 5, 5, dtype=torch.float64) * 1e-3
-    floor, added = (MMSegEMAU(8, K=3, eps=eps).double() for eps in ("floor", "added"))
-    added.load_state_dict(floor.state_dict())
-    norms = [torch.linalg.vector_norm(unit.attend(x)[1], dim=1) for unit in (floor, added)]
-    torch.testing.assert_close(norms[0], torch.ones_like(norms[0]), rtol=0, atol=1e-12)
-    assert (norms[1] < 1 - 1e-9).all()
-
-
-def test_the_normalized_mean_enters_the_moving_average():
-    unit = MMSegEMAU(4, K=2, momentum=0.0).double()
-    unit.update_bases(torch.randn(3, 4, 2, dtype=torch.float64))
-    norms = torch.linalg.vector_norm(unit.mu, dim=1)
-    torch.testing.assert_close(norms, torch.ones_like(norms))
-
-
 @pytest.mark.parametrize("align_corners", [True, False])
 def test_logits_before_upsampling_are_those_that_are_upsampled(align_corners: bool):
     net = MMSegEMANet(4, backbone="resnet18", channels=8, K=3, dropout=0.0, align_corners=align_corners)
@@ -178,17 +161,11 @@ def test_a_checkpoint_says_its_own_size_parts_and_classes(state):
     assert net.description is None
 
 
-def test_the_units_own_dilations_are_the_ports(state):
-    body = load_mmseg_checkpoint(state).backbone.body
-    dilations = {name: [block.conv2.dilation[0] for block in body[name]] for name in ("layer2", "layer3", "layer4")}
-    assert dilations == {"layer2": [1] * 4, "layer3": [1, 2, 2, 2, 2, 2], "layer4": [2, 4, 4]}  # contract_dilation
-
-
 def test_a_file_is_converted_to_a_folder_of_ours(state, tmp_path):
     torch.save(
         {"state_dict": state, "meta": {"dataset_meta": {"classes": tuple("abcdefghijklmnopqrs")}}}, tmp_path / "m.pth"
     )
-    main([str(tmp_path / "m.pth"), str(tmp_path / "out")])
+    load_mmseg_checkpoint(tmp_path / "m.pth").save_pretrained(tmp_path / "out")
     net = EMANet.from_pretrained(tmp_path / "out")
     assert type(net) is MMSegEMANet
     assert isinstance(net.head, EMAU)

@@ -66,26 +66,17 @@ def test_every_batch_norm_gets_the_momentum(momentum: float):
 
 
 @pytest.mark.parametrize("size", [(33, 33), (65, 49), (64, 50)])
-def test_logits_have_the_size_of_the_image(size: tuple[int, int]):
+def test_logits_at_the_size_of_the_image_are_those_before_upsampled(size: tuple[int, int]):
     net = tiny_net().eval()
     image = torch.randn(2, 3, *size)
     logits, mu = net(image, return_bases=True)
-    assert logits.shape == (2, CLASSES, *size)
-    assert mu.shape == (2, 8, 3)
-    assert torch.equal(net(image), logits)
-
-
-def test_logits_before_upsampling_are_those_that_are_upsampled():
-    net = tiny_net().eval()
-    image = torch.randn(1, 3, 65, 49)
-    logits_low, mu = net(image, return_bases=True, low=True)
-    assert torch.equal(net(image, low=True), logits_low)
-    logits = F.interpolate(logits_low, (65, 49), mode="bilinear", align_corners=net.align_corners)
-    assert torch.equal(logits, net(image))
-    assert torch.equal(mu, net(image, return_bases=True)[1])
-    # a size of one modulo the stride keeps the corners
-    assert logits_low.shape[-2:] == (65 // 16 + 1, 49 // 16 + 1)
-    torch.testing.assert_close(net(image)[..., ::16, ::16], logits_low, rtol=1e-4, atol=1e-5)
+    low, again = net(image, return_bases=True, low=True)
+    assert (logits.shape, mu.shape) == ((2, CLASSES, *size), (2, 8, 3))
+    assert torch.equal(mu, again)
+    assert all(map(torch.equal, (net(image), net(image, low=True)), (logits, low)))
+    assert torch.equal(F.interpolate(low, size, mode="bilinear", align_corners=net.align_corners), logits)
+    if size[0] % 16 == size[1] % 16 == 1:  # a size of one modulo the stride keeps the corners
+        torch.testing.assert_close(logits[..., ::16, ::16], low, rtol=1e-4, atol=1e-5)
 
 
 def test_the_parts_are_applied_in_the_papers_order():
@@ -97,40 +88,12 @@ def test_the_parts_are_applied_in_the_papers_order():
     torch.testing.assert_close(net(image), F.interpolate(x, (33, 33), mode="bilinear", align_corners=True))
 
 
-def test_dropout_drops_whole_channels_in_training_only():
-    net = tiny_net(dropout=0.5)
-    ones = torch.ones(1, 256, 4, 4)
-    dropped = net.fc1[1].train()(ones)
-    assert set(dropped.unique().tolist()) == {0.0, 2.0}
-    assert all(len(channel.unique()) == 1 for channel in dropped[0])
-    assert torch.equal(net.fc1[1].eval()(ones), ones)
-
-
 def test_the_gradient_reaches_every_trainable_parameter_and_the_bases_stay():
     net = tiny_net(gradient="last").train()
     before = net.head.mu.clone()
     net(torch.randn(2, 3, 33, 33)).square().mean().backward()
     assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
     assert torch.equal(net.head.mu, before)
-
-
-@pytest.mark.parametrize(
-    ("backbone", "output_stride"),
-    [
-        ("resnet18", 8),
-        ("convnext_atto", 16),
-        ("tf_efficientnet_lite0", 16),
-        ("test_vit", 16),
-        ("swin_tiny_patch4_window7_224", 32),
-    ],
-)
-def test_a_step_of_training_works_with_other_families(backbone: str, output_stride: int):
-    net = EMANet(CLASSES, backbone=backbone, output_stride=output_stride, channels=16, K=4).train()
-    stem = next(p for p in net.backbone.parameters() if p.ndim == 4)
-    logits = net(torch.randn(2, 3, 65, 49))
-    assert logits.shape == (2, CLASSES, 65, 49)
-    logits.square().mean().backward()
-    assert stem.grad.abs().max() > 0
 
 
 def test_channels_last_gives_the_same_logits():

@@ -36,13 +36,6 @@ def test_float32_tiles_are_summed_as_exactly_as_a_whole_image_in_float64():
     torch.testing.assert_close(mu, exact.float(), rtol=0, atol=5e-7)
 
 
-def test_the_order_of_the_tiles_does_not_matter():
-    x, start = image()
-    tiles = list(x.split(7, dim=2))
-    a, b = (expectation_maximization_over_tiles(order, start)[0] for order in (tiles, tiles[::-1]))
-    torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
-
-
 def test_a_function_reads_the_tiles_anew_for_each_iteration_and_one_at_a_time():
     x, start = image()
     passes, alive, most = 0, 0, 0
@@ -77,7 +70,7 @@ def test_no_tiles_and_tiles_of_other_shapes_are_refused():
     with pytest.raises(ValueError, match="no tiles: there must be at least one"):
         expectation_maximization_over_tiles([], start)
     with pytest.raises(
-        ValueError, match=r"tile 1 must be pixels of shape \(2, 8, n\) as the bases say, got \(2, 7, 100\)"
+        ValueError, match=r"a tile must be pixels of shape \(2, 8, n\), as the bases say, got \(2, 7, 100\)"
     ):
         expectation_maximization_over_tiles([x, x[:, :7]], start)
     with pytest.raises(ValueError, match="T must be at least 1, got T=0"):

@@ -142,3 +142,26 @@ def test_labels_of_16_bits_are_counted_in_64():
     small = confusion_matrix(prediction.short(), mask.short(), 200)
     assert small.dtype == torch.int64
     assert torch.equal(small, confusion_matrix(prediction, mask, 200))
+
+
+@pytest.mark.parametrize(
+    ("prediction", "mask", "got"),
+    [
+        (torch.zeros(1, 4, 4).long(), torch.zeros(4, 4, 4).long(), r"int64 \(1, 4, 4\) and int64 \(4, 4, 4\)"),
+        (torch.zeros(2, 1).long(), torch.zeros(2, 8).long(), r"int64 \(2, 1\) and int64 \(2, 8\)"),
+        (torch.zeros(2, 2).long(), torch.zeros(2, 2), r"int64 \(2, 2\) and float32 \(2, 2\)"),
+        (torch.zeros(2, 2).half(), torch.zeros(2, 2).long(), r"float16 \(2, 2\) and int64 \(2, 2\)"),
+    ],
+)
+def test_labels_of_unequal_shapes_and_those_that_are_no_integers_are_refused(
+    prediction: Tensor, mask: Tensor, got: str
+):
+    """Broadcast, 16 pixels would count as 64."""
+    with pytest.raises(ValueError, match=f"must be integers of one shape, got {got}"):
+        confusion_matrix(prediction, mask, 3)
+
+
+@pytest.mark.parametrize("ignore_index", [255, -100])
+def test_an_empty_batch_counts_nothing(ignore_index: int):
+    nothing = torch.zeros(0, 4, 4, dtype=torch.int64)
+    assert torch.equal(confusion_matrix(nothing, nothing, 3, ignore_index), torch.zeros(3, 3, dtype=torch.int64))

@@ -37,15 +37,6 @@ def test_an_exact_factorization_stays_as_it_is():
     torch.testing.assert_close(again, (bases, codes), rtol=1e-5, atol=1e-5)  # up to the constant in the divisors
 
 
-def test_more_updates_from_the_same_bases_approximate_better():
-    x, bases = drawn()
-    errors = []
-    for T in (1, 3, 9):
-        found, codes = factorize(x, bases, T=T)
-        errors.append(torch.linalg.matrix_norm(x - found @ codes.transpose(1, 2)).sum().item())
-    assert errors == sorted(errors, reverse=True)
-
-
 def gradients(gradient: str, T: int = 3) -> Tensor:
     """Of a sum of squares of the approximation, by the pixels."""
     torch.manual_seed(5)
