@@ -55,6 +55,7 @@ class Predictor:
         device: str = "auto",
     ) -> None:
         self.device = pick_device(device)
+        net.to(memory_format=torch.channels_last)  # faster, equal up to rounding
         self.net: Any = net.to(self.device).eval()
         self.class_names, self.palette = tuple(class_names), palette
         self.inference = inference

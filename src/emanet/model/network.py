@@ -44,8 +44,8 @@ class EMANet(nn.Module, HubMixin):
         channels: width of the head: 512 or 256 in the paper.
         dropout: share of fc1's channels dropped in training.
         bn_momentum: share of the *new* statistics in every batch norm's running mean, backbone included.
-        skips: finer strides whose features are joined before the classifier (:mod:`emanet.model.skips`); the paper
-            has none.
+        skips: finer strides whose features are joined before the classifier, and the image itself
+            (:mod:`emanet.model.skips`); the paper has none.
         skip_channels: width of the joined features.
         options: of the head, such as ``K``, ``T``, ``T_eval``, ``momentum`` of :class:`~emanet.model.emau.EMAU`.
 
@@ -91,7 +91,7 @@ class EMANet(nn.Module, HubMixin):
             self.fc0 = conv_bn_relu(width, channels)
         given: int = getattr(self.head, "out_channels", channels)
         self.fc1 = nn.Sequential(conv_bn_relu(given, FC1_CHANNELS), nn.Dropout2d(dropout))
-        self.skips = Skips(FC1_CHANNELS, self.backbone.skip_channels, skip_channels) if skips else None
+        self.skips = Skips(FC1_CHANNELS, [*self.backbone.skip_channels, 3], skip_channels) if skips else None
         self.fc2 = nn.Conv2d(skip_channels if skips else FC1_CHANNELS, num_classes, 1)
         set_bn_momentum(self, bn_momentum)
 
@@ -112,7 +112,7 @@ class EMANet(nn.Module, HubMixin):
         image's final bases (b, c, k), ``None`` where the head has none.
         """
         *finer, features = self.backbone.levels(image)
-        logits, mu = self.classify(features, finer)
+        logits, mu = self.classify(features, [*finer, image])
         logits = logits if low else self.upsample(logits, image)
         return (logits, mu) if return_bases else logits
 

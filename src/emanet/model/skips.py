@@ -1,4 +1,8 @@
-"""Finer features joined before the classifier, as DeepLabV3+ joins them: crisp edges at a coarse output stride."""
+"""Finer features and the image joined before the classifier: crisp edges and plain color at a coarse output stride.
+
+DeepLabV3+ joins features of stride 4; colors as they are, which a pretrained network's first layers filter out, tell
+water from land and desert from ice.
+"""
 
 from collections.abc import Sequence
 

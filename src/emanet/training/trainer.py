@@ -61,7 +61,7 @@ class TrainerSetup:
         val_every_n_steps: int = 2500,
         sync_batchnorm: bool | None = None,
         matmul_precision: str = "highest",
-        channels_last: bool = False,
+        channels_last: bool = True,
         compile: bool = False,
         **options: Any,
     ) -> None:

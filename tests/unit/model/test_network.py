@@ -142,8 +142,8 @@ def test_skips_join_finer_features_before_the_classifier():
     assert torch.equal(plain.backbone(image), features)  # the deepest level is as without skips
     assert torch.equal(plain(image, return_bases=True)[1], mu)
     y = net.skips.reduce(net.fc1(net.head(net.fc0(features))[0]))
-    up = [F.interpolate(x, size=(17, 13), mode="bilinear", align_corners=True) for x in (y, finer[1])]
-    expected = net.fc2(net.skips.mix(torch.cat([up[0], finer[0], up[1]], dim=1)))
+    up = [F.interpolate(x, size=(17, 13), mode="bilinear", align_corners=True) for x in (y, finer[1], image)]
+    expected = net.fc2(net.skips.mix(torch.cat([up[0], finer[0], *up[1:]], dim=1)))
     torch.testing.assert_close(low, expected)
 
 

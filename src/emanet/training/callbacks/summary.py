@@ -93,6 +93,7 @@ class RunSummary(L.Callback):
         if not trainer.is_global_zero:
             return
         facts = {"parameters": self._facts["parameters"]["total"], "images_per_second": self._images_per_second()}
+        facts |= found_by(trainer)
         for logger in trainer.loggers:
             if callable(summarize := getattr(logger, "summarize", None)):
                 summarize(self._best | facts)
@@ -125,7 +126,10 @@ class RunSummary(L.Callback):
             "seconds_total": round(self._totals["seconds_total"], 3),
             "images_per_second": round(self._images_per_second(), 3),
         }
-        write_json(self.path, {"status": status, "error": error} | self._last | self._best | progress | self._facts)
+        write_json(
+            self.path,
+            {"status": status, "error": error} | self._last | self._best | found_by(trainer) | progress | self._facts,
+        )
 
     # --- resuming ---------------------------------------------------------------------------------------------------
 
@@ -139,6 +143,11 @@ class RunSummary(L.Callback):
         self._totals = dict(state_dict["totals"])
         self._best = dict(state_dict["best"])
         self._last = dict(state_dict["last"])
+
+
+def found_by(trainer: L.Trainer) -> dict[str, Any]:
+    """What other callbacks found out about the run: their ``facts``."""
+    return {key: value for callback in trainer.callbacks for key, value in getattr(callback, "facts", {}).items()}  # type: ignore[attr-defined]
 
 
 def no_scores() -> dict[str, Any]:

@@ -12,10 +12,12 @@ the upsampled logits and their gradient.
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from emanet.training.losses.blocks import in_blocks
+from emanet.training.losses.blocks import computing_type, in_blocks
 
 Upsample = Literal["auto", "full", "blocks"]  # what is asked for; ``full`` interpolates first
 #: Logits that PyTorch's own functions take as fast on a CPU: memory beyond 32 MiB is mapped afresh each time.
@@ -43,13 +45,24 @@ def upsampled_cross_entropy(
         RuntimeError: for a label out of range.
     """
     arguments = (logits_low, mask, class_weights, align_corners, ignore_index)
+    if forward_ad.unpack_dual(logits_low).tangent is not None:
+        return written_out(*arguments)
     if logits_low.requires_grad and torch.is_grad_enabled():
         return Blocks.apply(*arguments)
     return in_blocks(*arguments, with_gradient=False)[0].sum()
 
 
+def written_out(
+    logits_low: Tensor, mask: Tensor, weights: Tensor | None, align_corners: bool, ignore_index: int
+) -> Tensor:
+    """The same sum through the upsampled logits, which can be differentiated in any way."""
+    low = logits_low.to(computing_type(logits_low))
+    logits = F.interpolate(low, size=mask.shape[-2:], mode="bilinear", align_corners=align_corners)
+    return F.cross_entropy(logits, mask, weights, ignore_index=ignore_index, reduction="sum")
+
+
 class Blocks(torch.autograd.Function):
-    """The sum of the losses, whose gradient is found along the way."""
+    """The sum of the losses, whose gradient is found along the way; its own gradient, if asked for, is written out."""
 
     @staticmethod
     def forward(
@@ -57,15 +70,18 @@ class Blocks(torch.autograd.Function):
     ) -> Tensor:
         """Sum the losses; keep the gradient."""
         losses, gradient = in_blocks(logits_low, mask, weights, align_corners, ignore_index, with_gradient=True)
-        ctx.save_for_backward(gradient)
-        ctx.dtype = logits_low.dtype
+        ctx.save_for_backward(gradient, logits_low, mask, weights)
+        ctx.options = align_corners, ignore_index
         return losses.sum()
 
     @staticmethod
     def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor | None, ...]:
         """Scale the gradient by that of the sum."""
-        (gradient,) = ctx.saved_tensors  # in float32 at least: a float16 scale comes before the rounding
-        return (gradient * grad_total).to(ctx.dtype), None, None, None, None
+        gradient, low, *truth = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph=True
+            (gradient,) = torch.autograd.grad(written_out(low, *truth, *ctx.options), low, create_graph=True)
+        # In float32 at least: a float16 scale comes before the rounding.
+        return (gradient * grad_total).to(low.dtype), None, None, None, None
 
 
 @torch.no_grad()

@@ -203,3 +203,15 @@ def test_auto_is_the_fastest_that_was_measured(monkeypatch: pytest.MonkeyPatch):
     assert [pick("auto", low, size) for size in (mask, more)] == ["full", "blocks"]
     assert pick("auto", low.to("meta"), more.to("meta")) == "full"
     assert [pick(name, low, mask) for name in ("full", "blocks")] == ["full", "blocks"]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # PyTorch's own, at first use
+def test_second_derivatives_and_forward_mode_equal_finite_differences(small_blocks):
+    low, mask, weights = inputs(Case(3, (2, 3), (9, 13), weighted=True))
+    low, weights = low.double().requires_grad_(), weights.double()
+
+    def loss(low: Tensor) -> Tensor:
+        return upsampled_cross_entropy(low, mask, align_corners=True, class_weights=weights)
+
+    assert torch.autograd.gradcheck(loss, low, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(loss, low)
