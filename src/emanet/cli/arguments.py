@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from emanet.cli.launch import in_lightning_child, place_process
 from emanet.common.errors import ConfigError
 from emanet.common.processes import quote
-from emanet.training.resume import AUTO
+from emanet.training.resume import AUTO, COMMAND, kept_command
 
 #: keys that hold paths: quoted for Hydra, whose grammar has its own use for blanks, ``=``, braces, letters beyond ASCII
 PATHS = {"checkpoint", "checkpoints", "init_from", "input", "notes", "output", "page", "root", "runs", "source"}
@@ -74,7 +74,7 @@ def expand_resume(argv: list[str]) -> list[str]:
     if target in (None, "", "null", AUTO) or in_lightning_child():  # which has it expanded
         return argv
     folder = find_run(Path(str(target)))
-    stored = read_overrides(folder / ".hydra" / "overrides.yaml")
+    stored = kept_command(folder) or read_overrides(folder / ".hydra" / "overrides.yaml")
     given = [item for item in argv[1:] if argument("resume", [item]) is None]
     names = {item.partition("=")[0].lstrip("+~") for item in given}
     kept = [item for item in stored if str(item).partition("=")[0].lstrip("+~") not in names | {"resume"}]
@@ -97,7 +97,7 @@ def find_run(target: Path) -> Path:
     """The run folder that ``target``, a folder or a checkpoint inside one, belongs to."""
     target = target.expanduser().resolve()
     for folder in (target, *target.parents[:2]):
-        if (folder / ".hydra" / "overrides.yaml").is_file():
+        if (folder / COMMAND).is_file() or (folder / ".hydra" / "overrides.yaml").is_file():
             return folder
     raise ConfigError(f"resume={target}: no run there; give a run folder (it holds .hydra/ and checkpoints/)")
 

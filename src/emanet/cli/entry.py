@@ -12,8 +12,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from emanet.cli.launch import in_lightning_child, needs_own_process, run_alone, write_result
+from emanet.common.console import print_patiently
 from emanet.common.errors import EMANetError
 from emanet.common.interrupts import InterruptedRunError
+from emanet.common.processes import end_with_parent
 from emanet.config.schema import register
 
 log = logging.getLogger(__name__)
@@ -21,6 +23,8 @@ log = logging.getLogger(__name__)
 
 def start(main: Callable[[], Any], prepare: Callable[[list[str]], list[str]]) -> None:
     """Run a script: register the schema, let ``prepare`` look at the command line, hand over to Hydra."""
+    print_patiently()
+    end_with_parent()
     register()
     try:
         sys.argv = prepare(sys.argv)
