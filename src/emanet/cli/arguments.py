@@ -17,7 +17,7 @@ from emanet.cli.launch import in_lightning_child, place_process
 from emanet.cli.replay import check_stored, stored_overrides
 from emanet.common.errors import ConfigError
 from emanet.common.processes import quote
-from emanet.training.resume import AUTO
+from emanet.training.resume import AUTO, COMMAND, kept_command
 
 #: keys that hold paths: texts, whatever they look like
 PATHS = {"checkpoint", "checkpoints", "init_from", "input", "notes", "output", "page", "root", "runs", "source"}
@@ -81,10 +81,10 @@ def expand_resume(argv: list[str]) -> list[str]:
     if target in (None, "", "null", AUTO) or in_lightning_child():  # which has it expanded
         return argv
     folder = find_run(Path(str(target)))
-    stored = stored_overrides(folder)
+    stored = kept_command(folder) or stored_overrides(folder)
     if argument("trust", argv) != "true":
         check_stored(stored, folder, flags(argv).config_dir)
-    given = [item for item in argv[1:] if item.partition("=")[0] not in ("resume", "trust")]
+    given = [item for item in argv[1:] if argument("resume", [item]) is None and argument("trust", [item]) is None]
     names = {item.partition("=")[0].lstrip("+~") for item in given}
     kept = [item for item in stored if item.partition("=")[0].lstrip("+~") not in names | {"resume"}]
     place = str(Path(str(target)).expanduser().resolve())
@@ -96,7 +96,7 @@ def find_run(target: Path) -> Path:
     """The run folder that ``target``, a folder or a checkpoint inside one, belongs to."""
     target = target.expanduser().resolve()
     for folder in (target, *target.parents[:2]):
-        if (folder / ".hydra" / "overrides.yaml").is_file():
+        if (folder / COMMAND).is_file() or (folder / ".hydra" / "overrides.yaml").is_file():
             return folder
     raise ConfigError(f"resume={target}: no run there; give a run folder (it holds .hydra/ and checkpoints/)")
 

@@ -16,8 +16,10 @@ from omegaconf import DictConfig
 
 from emanet.cli import arguments
 from emanet.cli.launch import in_lightning_child, needs_own_process, run_alone, write_result
+from emanet.common.console import print_patiently
 from emanet.common.errors import EMANetError
 from emanet.common.interrupts import InterruptedRunError
+from emanet.common.processes import end_with_parent
 from emanet.config.schema import CONF_DIR, register
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,8 @@ JOBS = {
 def start(name: str) -> None:
     """Run a script: register the schema, complete the command line, hand over to Hydra."""
     job, prepare = JOBS[name]
+    print_patiently()
+    end_with_parent()
     register()
     os.environ["HYDRA_MAIN_MODULE"] = f"emanet.{name}"  # Hydra names the log after it
     try:

@@ -34,7 +34,7 @@ from emanet.training.callbacks import RunProgress
 from emanet.training.callbacks.summary import named_scores, print_scores, write_evaluation
 from emanet.training.loggers import build_loggers, close_loggers
 from emanet.training.naming import describe_run, sweep_choices
-from emanet.training.resume import find_checkpoint
+from emanet.training.resume import exclusive, find_checkpoint, with_absolute_paths
 from emanet.training.task import SegmentationTask
 
 log = logging.getLogger(__name__)
@@ -62,6 +62,12 @@ def fit(cfg: Config, run_dir: Path, extra: Sequence[L.Callback] = ()) -> float |
 
     Whatever can be wrong is looked at in order of cost: values, files on disk, weights, devices.
     """
+    with exclusive(run_dir):
+        return work(with_absolute_paths(cfg), run_dir, extra)
+
+
+def work(cfg: Config, run_dir: Path, extra: Sequence[L.Callback]) -> float | None:
+    """Train from first to last."""
     if own_rank() != 0:
         logging.getLogger().setLevel(logging.ERROR)  # the first process speaks for all
     description = describe_run(cfg, run_dir, sweep_choices(run_dir))

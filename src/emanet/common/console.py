@@ -1,6 +1,8 @@
-"""The terminal: the progress bar of everything that takes a while, and log lines that pass above it."""
+"""The terminal: a bar for everything that takes a while, log lines above it, and printing that cannot fail."""
 
+import io
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,3 +51,27 @@ class ScreenHandler(logging.StreamHandler):
     @stream.setter
     def stream(self, _stream: Any) -> None:
         """Nothing: the stream is not the handler's own."""
+
+
+class PatientFile(io.FileIO):
+    """An output that takes everything: what a reader that has gone, or a full disk, no longer takes is lost."""
+
+    def write(self, data: Any) -> int:
+        """Write, or pretend to."""
+        try:
+            return super().write(data) or 0
+        except OSError:
+            return len(data)
+
+
+def print_patiently() -> None:
+    """Let no print or log line of this process fail: not for a closed output, nor for letters that it cannot encode."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        before = getattr(sys, name)
+        if before is None:  # closed: else a file of ours would get its number, and what others print there
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+        else:
+            before.flush()
+        raw = io.BufferedWriter(PatientFile(number, "w", closefd=False))
+        encoding = before.encoding if before else "utf-8"
+        setattr(sys, name, io.TextIOWrapper(raw, encoding, "backslashreplace", line_buffering=True))

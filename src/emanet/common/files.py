@@ -2,11 +2,15 @@
 
 import importlib
 import json
+import logging
 import os
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -57,16 +61,26 @@ def flush(path: Path) -> None:
 def locked(path: Path) -> Iterator[None]:
     """Hold a lock file for one process, until it ends in whatever way; its folder is made.
 
+    Where a file system or a system knows no locks, the log says so and nothing is held.
+
     Raises:
-        BlockingIOError: if another process holds it.
+        BlockingIOError: if another process holds it, with what that one wrote about itself.
         OSError: if it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    with path.open("a+", encoding="utf-8") as file:
+        if hasattr(os, "register_at_fork"):  # else a worker that outlives this process would hold it on
+            os.register_at_fork(after_in_child=file.close)
         try:
             file_lock()(file.fileno())
-        except PermissionError as error:  # what Windows says
-            raise BlockingIOError(f"another process holds {path}") from error
+        except (BlockingIOError, PermissionError) as error:  # the latter is what Windows says
+            file.seek(0)
+            raise BlockingIOError(file.read().strip() or "another process") from error
+        except (ImportError, OSError) as error:
+            log.warning("%s cannot be locked (%s): let no second process work there", path.parent, error)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
         yield
 
 

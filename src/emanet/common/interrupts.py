@@ -13,13 +13,12 @@ class Request(IntEnum):
     """What a signal asks for; of several, the highest counts."""
 
     NONE = 0
-    STOP = 1  # SIGTERM: save and exit
+    STOP = 1  # SIGTERM, or SIGHUP of a terminal that is closed: save and exit
     REQUEUE = 2  # SIGUSR1, SIGUSR2: save, and let the cluster start the job again
 
 
-REQUESTS = {signal.SIGTERM: Request.STOP} | {
-    getattr(signal, name): Request.REQUEUE for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)
-}
+ASKED = {"SIGTERM": Request.STOP, "SIGHUP": Request.STOP, "SIGUSR1": Request.REQUEUE, "SIGUSR2": Request.REQUEUE}
+REQUESTS = {getattr(signal, name): asked for name, asked in ASKED.items() if hasattr(signal, name)}  # Windows: one
 
 
 class InterruptedRunError(EMANetError):
@@ -44,6 +43,8 @@ class Interrupts:
         """Take over; does nothing outside the main thread, where Python allows no handlers."""
         if threading.current_thread() is threading.main_thread():
             for number in REQUESTS:
+                if signal.getsignal(number) is signal.SIG_IGN:  # nohup
+                    continue
                 before = signal.signal(number, self._remember)
                 self._before.setdefault(number, before)
 

@@ -1,10 +1,11 @@
 """From the settled configuration to the objects of a training or an evaluation, one function for each."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 from lightning.pytorch.loggers import Logger
 
 from emanet.checkpoints.restore import Stored, restore_network
@@ -35,9 +36,43 @@ def build_data(cfg: Config, stage: str) -> SegmentationDataModule:
         raise ConfigError(str(error)) from error
     node = {key: value for key, value in cfg["dataset"].items() if key != "name"}  # a label of the group
     data: SegmentationDataModule = build(node, "dataset", mean=mean, std=std, seed=cfg["seed"])
+    if data.num_classes < 2:
+        raise ConfigError(
+            f"{data.name} has {data.num_classes} class: scores compare classes, so what is none of it is one as well\n"
+            "set dataset.num_classes=2 (or name two) and number the masks 0 and 1"
+        )
     data.prepare_data()
     data.setup(stage)
+    if stage == "fit":
+        check_transforms(node.get("extra_transforms") or [], node.get("crop_size", 64))
     return data
+
+
+def check_transforms(nodes: Sequence[Config], size: int) -> None:
+    """See that what a user adds to the augmentation gives what it gets: a crop of the same size and type.
+
+    Raises:
+        ConfigError: names the transform, what it gives, and what to do.
+    """
+    image, mask = np.full((size, size, 3), 127, np.uint8), np.zeros((size, size), np.uint8)
+    image[::7] = 30
+    for index, node in enumerate(nodes):
+        transform = build(node, where := f"dataset.extra_transforms[{index}]")
+        if hasattr(transform, "p"):
+            transform.p = 1.0  # now it happens
+        for _ in range(4):  # some draw what they do
+            try:
+                out = transform(image=image, mask=mask)
+            except Exception as error:  # whatever a foreign transform cannot do
+                raise ConfigError(f"{where} fails on a crop: {type(error).__name__}: {error}") from error
+            for name, before in (("image", image), ("mask", mask)):
+                after = out[name]
+                if not isinstance(after, np.ndarray) or (after.dtype, after.shape) != (before.dtype, before.shape):
+                    got = f"{type(after).__name__} of {getattr(after, 'dtype', '')} {tuple(after.shape)}"
+                    raise ConfigError(
+                        f"{where} ({node['_target_']}) turns the {name} of a crop, uint8 {before.shape}, into {got}\n"
+                        "leave it out: crops keep size and type; scaling, normalization and tensors come anyway"
+                    )
 
 
 def build_optimizer(cfg: Config) -> GroupedOptimizer:

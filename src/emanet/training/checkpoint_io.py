@@ -46,6 +46,11 @@ class SafeCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             cause = str(error).splitlines()[0]
+            if "DataLoader worker" in cause:  # the signal of its death arrives wherever this process is
+                raise CheckpointError(
+                    f"{cause}: the system killed a process that loads data, often for want of memory. Lower "
+                    "dataset.num_workers or close other programs, and go on with resume=RUN_FOLDER"
+                ) from error
             raise CheckpointError(
                 f"the checkpoint {path} could not be written ({cause}); what it held before is untouched. Is the disk "
                 "full or read-only? Make room and go on with resume=RUN_FOLDER"

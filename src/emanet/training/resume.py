@@ -3,14 +3,113 @@
 import logging
 import os
 import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
 
 from emanet.common.errors import ConfigError
+from emanet.common.files import locked, read_json, write_json
+from emanet.common.processes import own_rank, quote
 from emanet.training.checkpoint_io import CheckpointError
 
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
+COMMAND = "command.json"  #: in the run folder: the overrides that started the run; Hydra's own file is not atomic
+#: what an epoch cannot be gone on with if it changes: positions count batches
+COUNTED = ("dataset.batch_size", "dataset.drop_last", "dataset.train_split", "trainer.accumulate_grad_batches")
+PATHS = ("dataset.root", "dataset.class_file", "dataset.cache", "init_from")
+
+
+@contextmanager
+def exclusive(run_dir: Path) -> Iterator[None]:
+    """Have a run folder for this job alone, and keep its command there.
+
+    Raises:
+        ConfigError: if another process is at work in it.
+    """
+    if own_rank() != 0:  # the first process has it for all of them
+        yield
+        return
+    try:
+        with locked(run_dir / ".run.lock"):
+            if HydraConfig.initialized():
+                write_json(run_dir / COMMAND, {"overrides": list(map(anchored, HydraConfig.get().overrides.task))})
+            yield
+    except BlockingIOError as error:
+        raise ConfigError(
+            f"{run_dir} is at work: {error} trains in it, and two runs in one folder would mix\n"
+            "wait for that one to end, or give this one a folder of its own: hydra.run.dir=FOLDER"
+        ) from error
+
+
+def kept_command(run_dir: Path) -> list[str] | None:
+    """The overrides that started a run; ``None`` of a folder that keeps none."""
+    return (read_json(run_dir / COMMAND) or {}).get("overrides")
+
+
+def anchored(override: str) -> str:
+    """An override whose path does not depend on the working directory."""
+    key, _, value = override.partition("=")
+    value = value.strip("'\"")
+    relative = key.lstrip("+") in PATHS and value not in ("", "null") and "$" not in value
+    return f"{key}={quote(absolute(value))}" if relative else override
+
+
+def absolute(path: str) -> str:
+    """A path from the root on, so that it is found from any working directory; what is no path stays."""
+    place = Path(path).expanduser().absolute()
+    return str(place) if place.exists() else path
+
+
+def with_absolute_paths(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration whose paths are found from any working directory, as a run stores it."""
+    result = dict(cfg)
+    for key in PATHS:
+        section, _, name = key.rpartition(".")
+        holder = result[section] if section else result
+        if isinstance(value := holder.get(name), str):
+            changed = dict(holder) | {name: absolute(value)}
+            result = result | {section: changed} if section else changed
+    return result
+
+
+def check_continuation(checkpoint: dict[str, Any], now: Mapping[str, Any]) -> None:
+    """See that a checkpoint can be gone on from with this configuration, also in the middle of an epoch.
+
+    Raises:
+        ConfigError: for settings that change which images an epoch still has to show.
+    """
+    before = leaves(checkpoint.get("hyper_parameters", {}))
+    different = {
+        key: (before[key], value) for key, value in leaves(now).items() if key in before and before[key] != value
+    }
+    told = {key: f"{key}: {old} -> {new}" for key, (old, new) in different.items() if key != "resume"}
+    if counted := [told[key] for key in COUNTED if key in told]:
+        raise ConfigError(
+            f"this run cannot go on with another {', '.join(counted)}: images of its epoch would come twice or never\n"
+            "keep it, or start a new run from its weights: init_from=CHECKPOINT"
+        )
+    if told:
+        log.info("going on with other settings: %s", ", ".join(told.values()))
+    loop = checkpoint.get("loops", {}).get("fit_loop", {})
+    epochs, batches = (loop.get(name, {}) for name in ("epoch_progress", "epoch_loop.batch_progress"))
+    for counts in (
+        (epochs.get("current", {}), epochs.get("total", {})) if not batches.get("is_last_batch", True) else ()
+    ):
+        # Lightning counts the epoch in which the last step was taken as done, and would leave out its other images
+        counts["processed"] = counts["completed"] = min(counts["processed"], counts["started"] - 1)
+
+
+def leaves(config: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Values of a nested configuration by their dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= leaves(value, f"{where}{key}.") if isinstance(value, Mapping) else {f"{where}{key}": value}
+    return found
 
 
 def find_checkpoint(resume: str | None, run_dir: Path) -> Path | None:
@@ -43,8 +142,10 @@ def find_checkpoint(resume: str | None, run_dir: Path) -> Path | None:
             )
         return path
     found = newest_whole(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
-    if found is None:
+    if found is None and path.resolve() != run_dir.resolve():
         raise ConfigError(f"resume={resume}: no checkpoint at {path}; the run had not saved one yet: start it again")
+    if found is None:
+        log.warning("%s had not saved a checkpoint yet: starting from the beginning", run_dir)
     return found
 
 

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from emanet.common.errors import ConfigError, DatasetError
 from emanet.common.seeding import mix
 from emanet.inference.views import PLAIN, Inference
 from emanet.training.losses import NLL, LossTerms
 from emanet.training.metrics import SegmentationMetrics
 from emanet.training.optimizers import GroupedOptimizer
+from emanet.training.resume import check_continuation
 from emanet.training.schedulers import poly
 
 Batch = dict[str, Any]
@@ -84,7 +86,15 @@ class SegmentationTask(L.LightningModule):
         """Return the batch's summed loss in units of one image; :meth:`on_before_optimizer_step` divides it."""
         image, mask = batch["image"], batch["mask"]
         # At the resolution of the features; auxiliary: logits of further heads, if any.
-        logits_low, mu, *auxiliary = self.net(image, return_bases=True, low=True)
+        try:
+            logits_low, mu, *auxiliary = self.net(image, return_bases=True, low=True)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ConfigError(
+                f"{len(image)} image(s) of {tuple(image.shape[-2:])} leave a batch norm one value per channel\n"
+                "give each device and accumulated batch two images, or raise dataset.crop_size"
+            ) from error
         total, count = self.loss_terms(logits_low, mask)
         for weight, extra in zip(self.net.aux_weights if auxiliary else (), auxiliary, strict=True):
             total = total + weight * self.loss_terms(extra, mask).mean() * count
@@ -138,6 +148,8 @@ class SegmentationTask(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Count one batch of whole images; returns the predicted classes (b, h, w) for the callbacks."""
+        if not batch["image"].isfinite().all():
+            raise DatasetError(f"the input holds NaN or infinite values: {', '.join(batch.get('name', []))}")
         prediction = self.inference.predict(self.net, batch["image"])
         self.metrics.update(prediction, batch["mask"])
         return prediction
@@ -154,8 +166,10 @@ class SegmentationTask(L.LightningModule):
         checkpoint["classes"] = {"names": self.class_names, "palette": self.palette}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Know the last validation again."""
+        """Know the last validation again; a training goes on only as it was."""
         self.validation = checkpoint.get("validation", {})
+        if self._trainer is not None and self._trainer.state.fn == "fit":
+            check_continuation(checkpoint, self.hparams)
 
 
 def arguments_of(function: Callable[..., Any]) -> set[str]:

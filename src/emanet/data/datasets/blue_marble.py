@@ -29,10 +29,10 @@ class BlueMarble(EarthTiles):
 
     name, class_names, palette = "blue_marble", CLASSES, PALETTE
     split_sizes = MappingProxyType({"train": 92, "val": 58})
-    columns = MappingProxyType(
-        {  # 10 and 23 (around the globe) are left out, so that no tile borders one of the other split
-            "train": tuple(range(11, 23)),  # 15 W to 165 E: Europe, Africa, Asia, Australia
-            "val": tuple(range(10)),  # 180 W to 30 W: the Americas and Greenland
+    spans = MappingProxyType(
+        {  # columns 10 and 23 (around the globe) are left out, so that no tile borders one of the other split
+            "train": ((11, 23),),  # 15 W to 165 E: Europe, Africa, Asia, Australia
+            "val": ((0, 10),),  # 180 W to 30 W: the Americas and Greenland
         }
     )
     source_note = """\

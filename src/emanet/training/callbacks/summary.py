@@ -1,5 +1,6 @@
 """What a run gave: summary.json in the run folder, tables on the screen."""
 
+import logging
 import math
 import time
 from pathlib import Path
@@ -18,6 +19,8 @@ from emanet.common.interrupts import InterruptedRunError
 from emanet.common.provenance import command_line, git_state, hardware, versions
 from emanet.training.loggers.csv import RunCSVLogger
 from emanet.training.metrics import SegmentationScores
+
+log = logging.getLogger(__name__)
 
 
 class RunSummary(L.Callback):
@@ -126,10 +129,16 @@ class RunSummary(L.Callback):
             "seconds_total": round(self._totals["seconds_total"], 3),
             "images_per_second": round(self._images_per_second(), 3),
         }
-        write_json(
-            self.path,
-            {"status": status, "error": error} | self._last | self._best | found_by(trainer) | progress | self._facts,
-        )
+        scores = self._last | self._best | found_by(trainer)
+        content = {"status": status, "error": error} | scores | progress | self._facts
+        try:
+            write_json(self.path, content)
+        except OSError as problem:  # a full disk has room where the old status stands
+            log.warning("%s cannot be written: %s", self.path, problem)
+            if self.path.is_file() and status != "running":
+                text = self.path.read_text(encoding="utf-8")
+                with self.path.open("r+", encoding="utf-8") as file:
+                    file.write(text.replace('"running",', f'"{status}",'.ljust(10), 1))
 
     # --- resuming ---------------------------------------------------------------------------------------------------
 

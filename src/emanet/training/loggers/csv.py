@@ -1,7 +1,9 @@
 """metrics.csv: what a run logs, in a file that needs nothing to be read."""
 
 import csv
+import logging
 import math
+import os
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +13,8 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from emanet.common.files import replacing
+
+log = logging.getLogger(__name__)
 
 
 class RunCSVLogger(Logger):
@@ -53,17 +57,29 @@ class RunCSVLogger(Logger):
     @rank_zero_only
     def save(self) -> None:
         """Append the rows taken since the last time; Lightning calls this after each of them."""
-        rows, self._rows = self._rows, []
-        if not rows:
+        if not self._rows:
             return
+        size = self.path.stat().st_size if self.path.is_file() else 0
+        try:
+            self._append(self._rows)
+        except OSError as error:
+            if size:
+                os.truncate(self.path, size)  # no half row
+            log.warning("%s cannot be written, its rows are kept for later: %s", self.path, error)
+        else:
+            self._rows = []
+
+    def _append(self, rows: list[dict[str, Any]]) -> None:
+        """Add rows, and columns where they bring new ones."""
         names = {name for row in rows for name in row}
         if names <= set(self._columns):
             with self.path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self._columns).writerows(rows)
             return
         old = self._read_rows()
-        self._columns = ["step", *sorted((names | set(self._columns)) - {"step"})]
-        self._rewrite(old + rows)
+        columns = ["step", *sorted((names | set(self._columns)) - {"step"})]
+        self._rewrite(old + rows, columns)
+        self._columns = columns
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -76,7 +92,7 @@ class RunCSVLogger(Logger):
         rows = self._read_rows()
         kept = [row for row in rows if row.get("step") and int(row["step"]) < step]
         if len(kept) < len(rows):
-            self._rewrite(kept)
+            self._rewrite(kept, self._columns)
 
     def _read_columns(self) -> list[str]:
         """Header of the file, if there is one."""
@@ -92,9 +108,9 @@ class RunCSVLogger(Logger):
         with self.path.open(newline="", encoding="utf-8") as file:
             return [row for row in csv.DictReader(file) if None not in row and None not in row.values()]
 
-    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
+    def _rewrite(self, rows: list[dict[str, Any]], columns: list[str]) -> None:
         """Replace the whole file at once."""
         with replacing(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self._columns)
+            writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)
