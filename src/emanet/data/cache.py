@@ -74,7 +74,8 @@ class DecodedCache:
             DatasetError: if one of its files is missing.
         """
         said = [self.rules]
-        for path in (sample.image, require_mask(sample)):
+        files = getattr(self.labels, "files", None)  # of a sample with several masks
+        for path in (sample.image, *(files(sample).values() if files else [require_mask(sample)])):
             try:
                 now = path.stat()
             except OSError as error:

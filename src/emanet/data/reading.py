@@ -3,15 +3,20 @@
 EXIF orientation is ignored everywhere: the masks of all benchmarks are drawn over the pixels as stored.
 """
 
+import codecs
+import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
-from jaxtyping import Integer, UInt8
+import simplejpeg
+from jaxtyping import Int64, Integer, UInt8
 from PIL import Image, UnidentifiedImageError
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
@@ -28,8 +33,15 @@ MAX_CLASSES = UNMAPPED
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
-_END = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+MOST_PIXELS = 1 << 30
+"""Of a picture, as OpenCV has it. Pillow takes a sixth of that: its limit is for files that strangers send."""
+
+_PNG_END = b"IEND\xaeB`\x82"
+_ORIENTATION = 274  # the tag of EXIF
 _FETCH_AGAIN = "copy or download it again"
+_opening = threading.Lock()
+
+log = logging.getLogger(__name__)
 
 
 class Sample(NamedTuple):
@@ -55,20 +67,46 @@ def legible(path: Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[Image.Image, bytes]]:
+    """Give a picture whose header is read, and the file's bytes.
+
+    Raises:
+        DatasetError: missing, unreadable, or of more than MOST_PIXELS.
+    """
+    with legible(path):
+        data = path.read_bytes()
+        with _opening:
+            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            try:
+                picture = Image.open(BytesIO(data))
+            finally:
+                Image.MAX_IMAGE_PIXELS = limit
+        with picture:
+            if picture.width * picture.height > MOST_PIXELS:
+                raise DatasetError(
+                    f"{path}: {picture.width} x {picture.height} pixels, {MOST_PIXELS} at most: cut it into tiles."
+                )
+            yield picture, data
+
+
 def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """Read an image file as RGB, as stored (EXIF orientation ignored).
 
-    OpenCV decodes whole 8-bit gray or RGB JPEGs and PNGs (the fast path). It fills what a truncated JPEG lacks
+    Whole 8-bit gray or RGB JPEGs and PNGs take a fast path, the others Pillow. OpenCV fills what a truncated PNG lacks
     with gray without a word in some versions, so a file without its end marker goes to Pillow, which refuses it.
 
     Raises:
         DatasetError: missing, truncated, unreadable, or more than 8 bits per channel.
     """
-    with legible(path), Image.open(BytesIO(data := path.read_bytes())) as header:
-        end = _END.get(header.format or "")
-        if header.mode in ("RGB", "L") and end and data.rstrip(b"\0").endswith(end):
-            flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    with opened(path) as (header, data):
+        if "exif" in header.info and header.getexif().get(_ORIENTATION, 1) != 1:
+            _say_turned(path.parent)
+        plain = header.mode in ("RGB", "L")
+        if plain and header.format == "JPEG":
+            return _decode_jpeg(data, path)
+        if plain and header.format == "PNG" and data.rstrip(b"\0").endswith(_PNG_END):
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
             if pixels is not None:
                 return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels).astype(np.uint8, copy=False)
         if header.mode.startswith(("I", "F")):
@@ -76,27 +114,70 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
         return np.array(header.convert("RGB"))
 
 
-def read_index_png(path: Path) -> UInt8[np.ndarray, "h w"]:
-    """Read a mask whose pixels are label numbers: a palette PNG gives its indices, a gray one its values.
+def _decode_jpeg(data: bytes, path: Path) -> UInt8[np.ndarray, "h w 3"]:
+    """Decode a JPEG; say once what libjpeg finds wrong in the middle of a whole one."""
+    try:
+        return simplejpeg.decode_jpeg(data, strict=True)
+    except ValueError as error:
+        if "Premature end of JPEG file" in str(error):  # the last bytes are missing
+            raise
+        _say_damaged(path, str(error))
+        return simplejpeg.decode_jpeg(data, strict=False)
+
+
+@cache
+def _say_damaged(path: Path, reason: str) -> None:
+    log.warning("%s: damaged (%s): parts of the picture may be wrong; %s", path, reason, _FETCH_AGAIN)
+
+
+@cache
+def _say_turned(folder: Path) -> None:
+    log.warning(
+        "%s holds pictures that are turned by their EXIF orientation. It is not applied: masks must be drawn over the "
+        "pixels as stored. If yours are drawn over the upright pictures, store these upright",
+        folder,
+    )
+
+
+@contextmanager
+def opened_mask(path: Path) -> Iterator[Image.Image]:
+    """Give a mask whose header is read.
 
     Raises:
         DatasetError: missing or truncated, a JPEG (its compression invents labels), or a color image.
     """
-    with legible(path), Image.open(BytesIO(path.read_bytes())) as mask:
+    with opened(path) as (mask, _):
         if mask.format == "JPEG":
             raise DatasetError(
                 f"{path}: a mask stored as JPEG, whose compression changes labels at every edge; "
                 "export the masks again as PNG."
             )
-        if mask.mode not in ("P", "L", "1", "I", "I;16"):
+        if mask.mode not in ("P", "L", "1") and not mask.mode.startswith("I"):
             raise DatasetError(
-                f"{path}: a mask with color channels (mode {mask.mode}) where label numbers are needed; "
+                f"{path}: a mask with color channels or fractions (mode {mask.mode}) where label numbers are needed; "
                 "save it as a palette or gray PNG of class numbers, or give a color table "
                 "(dataset.mask_encoding=rgb with dataset.colors, for dataset=folder)."
             )
+        yield mask
+
+
+def read_index_png(path: Path) -> UInt8[np.ndarray, "h w"]:
+    """Read a mask whose pixels are label numbers: a palette PNG gives its indices, a gray one its values.
+
+    Raises:
+        DatasetError: as :func:`opened_mask`, or for labels beyond 0..255.
+    """
+    with opened_mask(path) as mask:
+        stored = str(getattr(mask, "tile", ""))
         labels = np.array(mask)
-    if (most := int(labels.max())) > IGNORE:
-        raise DatasetError(f"{path}: label {most} in a 16-bit mask; labels must lie in 0..255.")
+    if (least := int(labels.min())) < 0 or (most := int(labels.max())) > IGNORE:
+        raise DatasetError(
+            f"{path}: label {least if least < 0 else most}; labels must lie in 0..{IGNORE}. Write the mask anew with "
+            f"numbers in that range, {IGNORE} for what is to be ignored."
+        )
+    for bits in (2, 4):
+        if f"L;{bits}" in stored:  # Pillow spreads these over 0..255
+            labels //= IGNORE // (2**bits - 1)
     return labels.astype(np.uint8, copy=False)
 
 
@@ -213,7 +294,32 @@ def some(things: Sequence[Any]) -> str:
     return ", ".join(map(str, things[:3])) + (", ..." if len(things) > 3 else "")
 
 
+def read_text(path: Path) -> str:
+    """Read a text file in UTF-8, or in UTF-16 where a byte-order mark says so.
+
+    Raises:
+        DatasetError: missing, or in another encoding.
+    """
+    with legible(path):
+        data = path.read_bytes()
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    with suppress(UnicodeDecodeError):
+        if "\0" not in (text := data.decode(encoding)):
+            return text
+    raise DatasetError(f"{path}: its encoding is not UTF-8; save it again as UTF-8.")
+
+
 def read_lines(path: Path) -> list[str]:
     """Read a list file: one entry a line, blank lines dropped."""
-    with legible(path):
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
+def visible(paths: Iterable[Path]) -> list[Path]:
+    """Sort paths, without hidden files such as the ``._a.jpg`` that macOS leaves beside a.jpg."""
+    return sorted(path for path in paths if not path.name.startswith("."))
+
+
+def histogram(mask: UInt8[np.ndarray, "h w"]) -> Int64[np.ndarray, " 256"]:
+    """Count the pixels of each value, some rows at a time: NumPy takes 8 bytes per pixel for it."""
+    parts = np.array_split(mask, 1 + (mask.size >> 24))
+    return np.sum([np.bincount(part.ravel(), minlength=256) for part in parts], axis=0)

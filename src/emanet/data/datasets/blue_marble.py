@@ -17,7 +17,7 @@ from PIL import Image
 from emanet.common.errors import DatasetError
 from emanet.common.packages import find_package_file
 from emanet.data.datamodule import SegmentationDataModule
-from emanet.data.reading import Labels, Sample, TableLabels, class_lut, make_lut, read_image
+from emanet.data.reading import Labels, Sample, TableLabels, class_lut, make_lut, read_image, visible
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class BlueMarble(SegmentationDataModule):
     def find(self, split: str) -> list[Sample]:
         """List a split by name, that is by row and column."""
         images, masks = self.root / "images" / split, self.root / "masks" / split
-        return [Sample(path.stem, path, masks / path.name) for path in sorted(images.glob("*.png"))]
+        return [Sample(path.stem, path, masks / path.name) for path in visible(images.glob("*.png"))]
 
     def remedy(self) -> str:
         """Say how to get these tiles."""
