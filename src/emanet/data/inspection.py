@@ -23,7 +23,8 @@ from emanet.common.visual import (
 )
 from emanet.data.datamodule import SegmentationDataModule
 from emanet.data.items import read_pair
-from emanet.data.reading import histogram, read_image, spaced
+from emanet.data.pictures import read_image
+from emanet.data.reading import histogram, spaced
 
 CELL = 288  # pixels, the longer side of a picture on the sheet
 

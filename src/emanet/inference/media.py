@@ -1,6 +1,6 @@
 """A user's pictures in and ours out: files of any kind to 8-bit RGB, and videos frame by frame.
 
-Other than a benchmark's images (:mod:`emanet.data.reading`), these are shown upright: EXIF orientation is applied.
+Other than a benchmark's images (:mod:`emanet.data.pictures`), these are shown upright: EXIF orientation is applied.
 """
 
 import glob
@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from emanet.common.errors import ConfigError, EMANetError
 from emanet.common.visual import Pixels
-from emanet.data.reading import IMAGE_SUFFIXES
+from emanet.data.pictures import IMAGE_SUFFIXES
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
 

@@ -14,20 +14,10 @@ from PIL import Image
 from scipy.io import savemat
 
 from emanet.common.errors import DatasetError
-from emanet.data import reading
+from emanet.data import pictures
 from emanet.data.datasets.voc import CLASSES
-from emanet.data.reading import (
-    Sample,
-    apply_lut,
-    check_same_size,
-    class_lut,
-    histogram,
-    make_lut,
-    read_image,
-    read_index_png,
-    read_lines,
-    read_mat,
-)
+from emanet.data.pictures import read_image, read_index_png
+from emanet.data.reading import Sample, apply_lut, check_same_size, class_lut, histogram, make_lut, read_lines, read_mat
 from fake_data import blocks, picture, save_image, save_palette_png
 
 
@@ -165,7 +155,7 @@ def test_pictures_too_large_for_pillow_are_read_and_its_limit_stays(tmp_path: Pa
     assert (read_image(tmp_path / "a.png") == 3).all()
     assert (read_index_png(tmp_path / "a.png") == 3).all()
     assert Image.MAX_IMAGE_PIXELS == 50
-    monkeypatch.setattr(reading, "MOST_PIXELS", 100)
+    monkeypatch.setattr(pictures, "MOST_PIXELS", 100)
     with pytest.raises(DatasetError, match=r"a\.png: 10 x 12 pixels, 100 at most: cut it into tiles"):
         read_image(tmp_path / "a.png")
 

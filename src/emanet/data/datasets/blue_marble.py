@@ -17,7 +17,8 @@ from PIL import Image
 from emanet.common.errors import DatasetError
 from emanet.common.packages import find_package_file
 from emanet.data.datamodule import SegmentationDataModule
-from emanet.data.reading import Labels, Sample, TableLabels, class_lut, make_lut, read_image, visible
+from emanet.data.pictures import read_image
+from emanet.data.reading import Labels, Sample, TableLabels, class_lut, make_lut, visible
 
 log = logging.getLogger(__name__)
 

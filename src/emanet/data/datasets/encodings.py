@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from emanet.common.errors import ConfigError, DatasetError
-from emanet.data.reading import IGNORE, IMAGE_SUFFIXES, Sample, opened_mask, read_image, require_mask, some, visible
+from emanet.data.pictures import IMAGE_SUFFIXES, opened_mask, read_image
+from emanet.data.reading import IGNORE, Sample, require_mask, some, visible
 
 log = logging.getLogger(__name__)
 

@@ -25,16 +25,15 @@ from emanet.data.datamodule import SegmentationDataModule
 from emanet.data.datasets.class_names import read_classes
 from emanet.data.datasets.encodings import ColorLabels, FolderLabels, pictures_by_name
 from emanet.data.palettes import spread_palette
+from emanet.data.pictures import IMAGE_SUFFIXES, read_index_png
 from emanet.data.reading import (
     IGNORE,
-    IMAGE_SUFFIXES,
     Labels,
     Sample,
     TableLabels,
     class_lut,
     histogram,
     make_lut,
-    read_index_png,
     read_lines,
     some,
     spaced,
