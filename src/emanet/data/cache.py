@@ -15,7 +15,7 @@ from emanet.common.files import replacing
 from emanet.data.items import Pair, ReadPair, read_pair
 from emanet.data.reading import Labels, Sample, require_mask
 
-FORMAT = 1
+FORMAT = 2
 """Part of every name: raise it when decoding, or the layout of a copy, changes."""
 
 ABANDONED = 3600.0
