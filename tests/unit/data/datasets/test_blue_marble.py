@@ -183,7 +183,7 @@ def test_a_killed_build_is_not_taken_for_whole_and_the_next_one_completes_it(
     assert not (tmp_path / "classes.txt").exists()
     prepare(tmp_path)
     assert counts(tmp_path) == band
-    assert {path.name for path in tmp_path.iterdir()} == {"images", "masks", "README.md", "classes.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == {"images", "masks", "classes.txt"}
 
 
 def test_two_processes_that_write_at_once_end_with_one_whole_copy(
@@ -199,14 +199,12 @@ def test_two_processes_that_write_at_once_end_with_one_whole_copy(
     monkeypatch.setattr(blue_marble, "write_tiles", overtaken)
     prepare(tmp_path)
     assert counts(tmp_path) == band
-    assert {path.name for path in tmp_path.iterdir()} == {"images", "masks", "README.md", "classes.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == {"images", "masks", "classes.txt"}
 
 
 @pytest.mark.usefixtures("band")
-def test_a_readme_that_is_there_stays_and_whole_data_are_not_written_again(tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text("mine")
+def test_whole_data_are_not_written_again(tmp_path: Path) -> None:
     prepare(tmp_path)
-    assert (tmp_path / "README.md").read_text() == "mine"
     before = (tmp_path / "images").stat().st_mtime_ns
     prepare(tmp_path)
     assert (tmp_path / "images").stat().st_mtime_ns == before
