@@ -21,7 +21,7 @@ from emanet.common.processes import own_rank
 from emanet.config.instantiate import build
 from emanet.data.datamodule import SegmentationDataModule
 from emanet.data.inspection import contact_sheet, inspect, report, write_weights, written
-from emanet.data.reading import read_image
+from emanet.data.pictures import read_image
 from emanet.inference.files import Results, predict_sources
 from emanet.inference.media import Source, find_sources, read_picture
 from emanet.inference.predictor import Predictor

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from emanet.data.datasets.pascal_context import PascalContext
     from emanet.data.datasets.voc import VOC
     from emanet.data.palettes import spread_palette
-    from emanet.data.reading import IGNORE, Labels, Sample, TableLabels, class_lut, make_lut, read_image
+    from emanet.data.pictures import read_image
+    from emanet.data.reading import IGNORE, Labels, Sample, TableLabels, class_lut, make_lut
 
 #: where the public names are; imported when one is asked for, so that ``import emanet.data`` is quick
 HOMES = {
@@ -31,7 +32,8 @@ HOMES = {
     "datasets.pascal_context": ("PascalContext",),
     "datasets.voc": ("VOC",),
     "palettes": ("spread_palette",),
-    "reading": ("IGNORE", "Labels", "Sample", "TableLabels", "class_lut", "make_lut", "read_image"),
+    "pictures": ("read_image",),
+    "reading": ("IGNORE", "Labels", "Sample", "TableLabels", "class_lut", "make_lut"),
 }
 __all__ = [name for names in HOMES.values() for name in names]
 

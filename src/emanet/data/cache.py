@@ -15,7 +15,7 @@ from emanet.common.files import replacing
 from emanet.data.items import Pair, ReadPair, read_pair
 from emanet.data.reading import Labels, Sample, require_mask
 
-FORMAT = 1
+FORMAT = 2
 """Part of every name: raise it when decoding, or the layout of a copy, changes."""
 
 ABANDONED = 3600.0
@@ -74,7 +74,8 @@ class DecodedCache:
             DatasetError: if one of its files is missing.
         """
         said = [self.rules]
-        for path in (sample.image, require_mask(sample)):
+        files = getattr(self.labels, "files", None)  # of a sample with several masks
+        for path in (sample.image, *(files(sample).values() if files else [require_mask(sample)])):
             try:
                 now = path.stat()
             except OSError as error:

@@ -6,6 +6,7 @@ device.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from emanet.common.errors import ConfigError, DatasetError
 from emanet.data.cache import reader
 from emanet.data.items import Corrupt, EvalDataset, Item, TrainDataset, collate, single_threaded
 from emanet.data.reading import IGNORE, Labels, Sample, lost_files, some
-from emanet.data.sampling import EpochBatchSampler, ResumableLoader, evaluated, per_device_batch
+from emanet.data.sampling import EpochBatchSampler, Loader, ResumableLoader, evaluated, per_device_batch
 from emanet.data.transforms import Finish, Normalize, TrainTransform, Transform
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class SegmentationDataModule(L.LightningDataModule):
         cache: str | Path | None = None,
     ):
         super().__init__()
-        self.root = Path(root).expanduser()
+        self.root = Path(root).expanduser().absolute()  # wherever the process goes
         self.name = name or type(self).name
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.seed, self.drop_last = seed, drop_last
@@ -95,7 +96,7 @@ class SegmentationDataModule(L.LightningDataModule):
         self.persistent_workers = persistent_workers and num_workers > 0
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self.stage_splits = {"fit": train_split, "validate": val_split, "test": test_split, "predict": predict_split}
-        self.cache = None if cache is None else Path(cache).expanduser()
+        self.cache = None if cache is None else Path(cache).expanduser().absolute()
         self.train_transform = TrainTransform(
             crop_size=crop_size, scales=scales, flip=flip, mean=mean, extra_transforms=extra_transforms
         )
@@ -131,6 +132,7 @@ class SegmentationDataModule(L.LightningDataModule):
             samples = self.find(split)
             if not samples:
                 raise DatasetError(f"{self.name}: split '{split}' under {self.root} is empty; {self.remedy()}")
+            samples = self._once(samples, split)
             if lost := lost_files(samples):
                 raise DatasetError(
                     f"{self.name}: {len(lost)} files of split '{split}' are missing: {some(lost)}; {self.remedy()}"
@@ -140,6 +142,14 @@ class SegmentationDataModule(L.LightningDataModule):
                 log.warning("%s: split '%s' has %d images, expected %d", self.name, split, len(samples), expected)
             self._samples[split] = samples
         return self._samples[split]
+
+    def _once(self, samples: list[Sample], split: str) -> list[Sample]:
+        by_image = {sample.image: sample for sample in samples}
+        if len(by_image) < len(samples):
+            times = Counter(sample.image for sample in samples)
+            twice = [path.name for path, count in times.items() if count > 1]
+            log.warning("%s: split '%s' lists %s more than once; each counts once", self.name, split, some(twice))
+        return list(by_image.values())
 
     def setup(self, stage: str | None = None) -> None:
         """Find the files of the splits that a stage needs (fit: training and validation); may be called again."""
@@ -231,7 +241,7 @@ class SegmentationDataModule(L.LightningDataModule):
             )
         dataset = EvalDataset(samples, reader(self.labels(), self.cache), self.normalize, self.corrupt)
         sampler = evaluated(len(samples), rank=rank, world=world)
-        return DataLoader(dataset, batch_size=self.eval_batch_size, sampler=sampler, **self._loader_options())
+        return Loader(dataset, batch_size=self.eval_batch_size, sampler=sampler, **self._loader_options())
 
     def _place(self) -> tuple[int, int, int]:
         """Return rank, number of ranks and accumulated batches; (0, 1, 1) without a trainer."""

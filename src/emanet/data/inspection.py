@@ -23,7 +23,8 @@ from emanet.common.visual import (
 )
 from emanet.data.datamodule import SegmentationDataModule
 from emanet.data.items import read_pair
-from emanet.data.reading import read_image, spaced
+from emanet.data.pictures import read_image
+from emanet.data.reading import histogram, spaced
 
 CELL = 288  # pixels, the longer side of a picture on the sheet
 
@@ -60,7 +61,7 @@ class Inspection:
 
     def count(self, mask: UInt8[np.ndarray, "h w"]) -> None:
         """Add one mask to the figures."""
-        counts = np.bincount(mask.ravel(), minlength=256)
+        counts = histogram(mask)
         here = counts[: len(self.class_names)]
         self.read += 1
         self.pixels += here

@@ -12,7 +12,8 @@ from torch.utils.data import Dataset, default_collate
 
 from emanet.common.errors import ConfigError
 from emanet.common.seeding import mix
-from emanet.data.reading import Labels, Sample, check_same_size, read_image
+from emanet.data.pictures import read_image
+from emanet.data.reading import Labels, Sample, check_same_size
 from emanet.data.sampling import Position
 from emanet.data.transforms import Normalize, TrainTransform
 

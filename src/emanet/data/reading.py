@@ -1,22 +1,21 @@
-"""Files to arrays: images, index masks and ``.mat`` labels, with every defect reported by file name and remedy.
+"""Samples and their labels: ``.mat`` files, tables from raw values to classes, lists; every defect named with its file.
 
-EXIF orientation is ignored everywhere: the masks of all benchmarks are drawn over the pixels as stored.
+Pictures: :mod:`emanet.data.pictures`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from io import BytesIO
+import codecs
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
-from jaxtyping import Integer, UInt8
-from PIL import Image, UnidentifiedImageError
+from jaxtyping import Int64, Integer, UInt8
 from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from emanet.common.errors import DatasetError
+from emanet.data.pictures import FETCH_AGAIN, legible, read_index_png
 
 IGNORE = 255
 """Label of pixels that count in no loss and no metric."""
@@ -26,11 +25,6 @@ UNMAPPED = 254
 
 MAX_CLASSES = UNMAPPED
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-
-_END = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
-_FETCH_AGAIN = "copy or download it again"
-
 
 class Sample(NamedTuple):
     """One image of a split; ``mask`` is the file that holds its labels, None where there are none."""
@@ -38,66 +32,6 @@ class Sample(NamedTuple):
     name: str
     image: Path
     mask: Path | None
-
-
-@contextmanager
-def legible(path: Path) -> Iterator[None]:
-    """Turn what Pillow and SciPy raise for a missing or broken file into a DatasetError that names it."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise DatasetError(f"{path}: no such file; {_FETCH_AGAIN}, or check dataset.root.") from error
-    except (OSError, SyntaxError, ValueError, TypeError, EOFError, NotImplementedError, MatReadError) as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
-        size = path.stat().st_size
-        raise DatasetError(
-            f"{path}: cannot be read ({reason}; {size} bytes), probably truncated; {_FETCH_AGAIN}."
-        ) from error
-
-
-def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
-    """Read an image file as RGB, as stored (EXIF orientation ignored).
-
-    OpenCV decodes whole 8-bit gray or RGB JPEGs and PNGs (the fast path). It fills what a truncated JPEG lacks
-    with gray without a word in some versions, so a file without its end marker goes to Pillow, which refuses it.
-
-    Raises:
-        DatasetError: missing, truncated, unreadable, or more than 8 bits per channel.
-    """
-    with legible(path), Image.open(BytesIO(data := path.read_bytes())) as header:
-        end = _END.get(header.format or "")
-        if header.mode in ("RGB", "L") and end and data.rstrip(b"\0").endswith(end):
-            flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-            if pixels is not None:
-                return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels).astype(np.uint8, copy=False)
-        if header.mode.startswith(("I", "F")):
-            raise DatasetError(f"{path}: image mode {header.mode}, more than 8 bits per channel; convert it to 8-bit.")
-        return np.array(header.convert("RGB"))
-
-
-def read_index_png(path: Path) -> UInt8[np.ndarray, "h w"]:
-    """Read a mask whose pixels are label numbers: a palette PNG gives its indices, a gray one its values.
-
-    Raises:
-        DatasetError: missing or truncated, a JPEG (its compression invents labels), or a color image.
-    """
-    with legible(path), Image.open(BytesIO(path.read_bytes())) as mask:
-        if mask.format == "JPEG":
-            raise DatasetError(
-                f"{path}: a mask stored as JPEG, whose compression changes labels at every edge; "
-                "export the masks again as PNG."
-            )
-        if mask.mode not in ("P", "L", "1", "I", "I;16"):
-            raise DatasetError(
-                f"{path}: a mask with color channels (mode {mask.mode}) where label numbers are needed; "
-                "save it as a palette or gray PNG of class numbers, or give a color table "
-                "(dataset.mask_encoding=rgb with dataset.colors, for dataset=folder)."
-            )
-        labels = np.array(mask)
-    if (most := int(labels.max())) > IGNORE:
-        raise DatasetError(f"{path}: label {most} in a 16-bit mask; labels must lie in 0..255.")
-    return labels.astype(np.uint8, copy=False)
 
 
 def read_mat(path: Path, variable: str) -> Integer[np.ndarray, "h w"]:
@@ -109,7 +43,7 @@ def read_mat(path: Path, variable: str) -> Integer[np.ndarray, "h w"]:
         value = getattr(value, field, None)
     labels = np.asarray(value)
     if value is None:
-        raise DatasetError(f"{path}: no variable {variable} in this MATLAB file; {_FETCH_AGAIN}.")
+        raise DatasetError(f"{path}: no variable {variable} in this MATLAB file; {FETCH_AGAIN}.")
     if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.number):
         raise DatasetError(f"{path}: {variable} is {labels.dtype} of shape {labels.shape}, not a label map.")
     return labels if np.issubdtype(labels.dtype, np.integer) else labels.astype(np.int64)
@@ -213,7 +147,32 @@ def some(things: Sequence[Any]) -> str:
     return ", ".join(map(str, things[:3])) + (", ..." if len(things) > 3 else "")
 
 
+def read_text(path: Path) -> str:
+    """Read a text file in UTF-8, or in UTF-16 where a byte-order mark says so.
+
+    Raises:
+        DatasetError: missing, or in another encoding.
+    """
+    with legible(path):
+        data = path.read_bytes()
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    with suppress(UnicodeDecodeError):
+        if "\0" not in (text := data.decode(encoding)):
+            return text
+    raise DatasetError(f"{path}: its encoding is not UTF-8; save it again as UTF-8.")
+
+
 def read_lines(path: Path) -> list[str]:
     """Read a list file: one entry a line, blank lines dropped."""
-    with legible(path):
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
+def visible(paths: Iterable[Path]) -> list[Path]:
+    """Sort paths, without hidden files such as the ``._a.jpg`` that macOS leaves beside a.jpg."""
+    return sorted(path for path in paths if not path.name.startswith("."))
+
+
+def histogram(mask: UInt8[np.ndarray, "h w"]) -> Int64[np.ndarray, " 256"]:
+    """Count the pixels of each value, some rows at a time: NumPy takes 8 bytes per pixel for it."""
+    parts = np.array_split(mask, 1 + (mask.size >> 24))
+    return np.sum([np.bincount(part.ravel(), minlength=256) for part in parts], axis=0)

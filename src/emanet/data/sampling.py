@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from emanet.common.errors import ConfigError, DatasetError
+from emanet.common.errors import ConfigError, DatasetError, EMANetError
 from emanet.common.seeding import mix
 
 Position = tuple[int, int]
@@ -86,7 +86,20 @@ class EpochBatchSampler(Sampler[list[Position]]):
         return self.batches
 
 
-class ResumableLoader(DataLoader[Any]):
+class Loader(DataLoader[Any]):
+    """Loader whose workers' errors arrive as they were raised, if they are a user's to mend."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """Yield batches."""
+        try:
+            yield from super().__iter__()
+        except EMANetError as error:
+            # torch makes the worker's traceback the message; the error itself stands at its end
+            kind = type(error)
+            raise kind(str(error).rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip()) from None
+
+
+class ResumableLoader(Loader):
     """Loader whose state is (epoch, batches handed out), not what workers fetched ahead.
 
     Lightning stores ``state_dict()`` of a stateful train loader under ``fit_loop.state_dict.combined_loader`` and

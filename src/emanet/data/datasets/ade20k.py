@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from emanet.data.datamodule import SegmentationDataModule
 from emanet.data.palettes import spread_palette
-from emanet.data.reading import IGNORE, Labels, Sample, TableLabels, make_lut
+from emanet.data.reading import IGNORE, Labels, Sample, TableLabels, make_lut, visible
 
 # first name of each class in the release's objectInfo150.txt
 CLASSES = (
@@ -45,4 +45,4 @@ class ADE20K(SegmentationDataModule):
         folder = FOLDERS[split]
         root = self.holding("images", "ADEChallengeData2016", ".")
         images, masks = self.first_existing(root / "images" / folder), root / "annotations" / folder
-        return [Sample(path.stem, path, masks / f"{path.stem}.png") for path in sorted(images.glob("*.jpg"))]
+        return [Sample(path.stem, path, masks / f"{path.stem}.png") for path in visible(images.glob("*.jpg"))]

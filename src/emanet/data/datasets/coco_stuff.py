@@ -9,7 +9,7 @@ from typing import Any
 
 from emanet.data.datamodule import SegmentationDataModule
 from emanet.data.palettes import spread_palette
-from emanet.data.reading import IGNORE, Labels, Sample, TableLabels, make_lut, read_lines, read_mat
+from emanet.data.reading import IGNORE, Labels, Sample, TableLabels, make_lut, read_lines, read_mat, visible
 
 ABSENT = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
 """Label numbers (counted from 1) that are in no annotation."""
@@ -90,4 +90,4 @@ class COCOStuff164K(SegmentationDataModule):
         images = self.first_existing(self.root / "images" / part, self.root / part)
         parents = ("stuffthingmaps_trainval2017", "stuffthingmaps", "annotations", ".")
         masks = self.first_existing(*(self.root / parent / part for parent in parents))
-        return [Sample(path.stem, path, masks / f"{path.stem}.png") for path in sorted(images.glob("*.jpg"))]
+        return [Sample(path.stem, path, masks / f"{path.stem}.png") for path in visible(images.glob("*.jpg"))]

@@ -17,17 +17,21 @@ from PIL import Image
 from emanet.common.errors import DatasetError
 from emanet.common.packages import find_package_file
 from emanet.data.datamodule import SegmentationDataModule
-from emanet.data.reading import IGNORE, Labels, Sample, TableLabels, class_lut, read_image
+from emanet.data.pictures import read_image
+from emanet.data.reading import IGNORE, Labels, Sample, TableLabels, class_lut, visible
 
 log = logging.getLogger(__name__)
 
 SIZE = (2700, 5400)  # height and width of the image, and of a map once sampled to it
 TILE = 225  # pixels a side: 15 degrees; 1 modulo 8, 16 and 32, so that no output stride needs padding
 MIN_SHARE = 0.02  # a tile is kept if two classes or more cover more of it than this
-PARTS = ("images", "masks", "README.md", "classes.txt")  # in the order of moving
+PARTS = ("images", "masks", "classes.txt")  # in the order of moving
 
 Pixels = UInt8[np.ndarray, "h w 3"]
 Mask = UInt8[np.ndarray, "h w"]
+
+
+Spans = Sequence[tuple[float, float]]  #: first and last longitude, in tile columns 0..24
 
 
 class Tile(NamedTuple):
@@ -45,11 +49,8 @@ class EarthTiles(SegmentationDataModule):
     A subclass sets what :class:`SegmentationDataModule` asks for, and what follows here.
     """
 
-    spans: ClassVar[
-        Mapping[str, Sequence[tuple[float, float]]]
-    ]  #: of each split that is written, in tile columns 0..24
+    spans: ClassVar[Mapping[str, Spans]]  #: of each split that is written
     offsets: ClassVar[tuple[int, ...]] = (0,)  #: of further training tiles, pixels to the south and to the east
-    source_note: ClassVar[str]  #: what the data are, for the folder that they are written to
 
     @staticmethod
     def read_map() -> Mask:
@@ -71,7 +72,7 @@ class EarthTiles(SegmentationDataModule):
     def find(self, split: str) -> list[Sample]:
         """List a split by name, that is by row and column."""
         images, masks = self.root / "images" / split, self.root / "masks" / split
-        return [Sample(path.stem, path, masks / path.name) for path in sorted(images.glob("*.png"))]
+        return [Sample(path.stem, path, masks / path.name) for path in visible(images.glob("*.png"))]
 
     def remedy(self) -> str:
         """Say how to get these tiles."""
@@ -106,7 +107,7 @@ class EarthTiles(SegmentationDataModule):
 
     @classmethod
     def write_tiles(cls, folder: Path, image: Pixels, labels: Mask) -> None:
-        """Write all tiles, the class names and a note on the sources."""
+        """Write all tiles and the class names."""
         for kind in ("images", "masks"):
             for split in cls.spans:
                 (folder / kind / split).mkdir(parents=True)
@@ -116,7 +117,6 @@ class EarthTiles(SegmentationDataModule):
             mask = Image.fromarray(tile.mask)
             mask.putpalette(cls.palette.tobytes())
             mask.save(folder / "masks" / place)
-        (folder / "README.md").write_text(cls.source_note, encoding="utf-8")
         (folder / "classes.txt").write_text("\n".join(cls.class_names) + "\n", encoding="utf-8")
 
     @classmethod
@@ -136,7 +136,7 @@ class EarthTiles(SegmentationDataModule):
                     yield Tile(split, name, image[window], labels[window])
 
 
-def within(left: int, spans: Sequence[tuple[float, float]]) -> bool:
+def within(left: int, spans: Spans) -> bool:
     """Whether a tile that begins at the pixel column ``left`` lies in one of the spans, to half a pixel."""
     return any(first * TILE - 0.5 <= left and left + TILE <= last * TILE + 0.5 for first, last in spans)
 

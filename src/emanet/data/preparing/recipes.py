@@ -57,7 +57,6 @@ def read_recipes(path: Path) -> dict[str, Recipe]:
 
 
 RECIPES = read_recipes(Path(__file__).with_name("recipes.yaml"))
-WRITTEN_AT_FIRST_USE = dict.fromkeys(("blue_marble", "land_cover"), "written from two pip packages")
 
 
 def recipe_of(name: str) -> Recipe:
@@ -66,8 +65,8 @@ def recipe_of(name: str) -> Recipe:
     Raises:
         ConfigError: if it has no recipe.
     """
-    if name in WRITTEN_AT_FIRST_USE:
-        raise ConfigError(f"{name} needs no preparing: it is {WRITTEN_AT_FIRST_USE[name]} at first use.")
+    if name in ("blue_marble", "land_cover"):
+        raise ConfigError(f"{name} needs no preparing: it is written from two pip packages at first use.")
     if name not in RECIPES:
         raise ConfigError(
             f"dataset={name} cannot be prepared; there are {', '.join(RECIPES)}, all. Your own data needs no "

@@ -15,6 +15,7 @@ from emanet.data.datasets.coco_stuff import CLASSES, LUT_10K, LUT_164K
 from emanet.data.datasets.pascal_context import CATEGORY_IDS
 from emanet.data.datasets.pascal_context import CLASSES as CONTEXT
 from emanet.data.items import read_pair
+from emanet.inference.media import find_sources
 
 
 def module(cls: type[SegmentationDataModule], root: Path, **options) -> SegmentationDataModule:
@@ -77,6 +78,19 @@ def test_batches_have_the_promised_keys_types_and_shapes(tmp_path: Path, case: C
     assert (train["image"].shape, train["mask"].shape, len(train["name"])) == ((2, 3, 33, 33), (2, 33, 33), 2)
     assert (train["image"].dtype, train["mask"].dtype) == (torch.float32, torch.int64)
     assert (val["image"].shape, val["mask"].shape) == ((1, 3, 60, 80), (1, 60, 80))
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_hidden_files_beside_any_file_are_not_seen(tmp_path: Path, case: Case):
+    write, cls, options, _, _ = case
+    raw = write(tmp_path)
+    for path in [path for path in tmp_path.rglob("*") if path.is_file()]:
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7" + bytes(78))
+        path.with_name(".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    data = module(cls, tmp_path, **options)
+    for split in (data.stage_splits["fit"], data.stage_splits["validate"]):
+        assert classes(data, split).keys() <= raw.keys()
+    assert not [source.name for source in find_sources(str(tmp_path)) if "._" in source.name]
 
 
 def test_published_sizes_that_differ_are_said_with_both_numbers(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -208,7 +222,7 @@ def test_an_error_in_a_worker_process_still_names_the_file(tmp_path: Path):
     mask = tmp_path / "ADEChallengeData2016/annotations/validation/ADE_val_00000001.png"
     fake_data.save_gray_png(mask, np.full((61, 80), 1))
     data = module(ADE20K, tmp_path, num_workers=1, persistent_workers=False)
-    with pytest.raises(DatasetError, match=r"ADE_val_00000001\.png: mask is 80x61"):
+    with pytest.raises(DatasetError, match=r"^/\S*ADE_val_00000001\.png: mask is 80x61"):
         list(data.val_dataloader())
 
 

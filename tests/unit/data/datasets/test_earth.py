@@ -53,7 +53,7 @@ def band(monkeypatch: pytest.MonkeyPatch, image: np.ndarray, maps: dict[str, np.
     monkeypatch.setattr(earth, "read_picture", lambda _name: part)
     monkeypatch.setattr(BlueMarble, "read_map", staticmethod(lambda: labels))
     splits = [tile.split for tile in BlueMarble.cut(part, labels)]
-    return {split: splits.count(split) for split in BlueMarble.columns}
+    return {split: splits.count(split) for split in BlueMarble.spans}
 
 
 def tiles(root: Path, split: str, kind: str = "masks") -> dict[str, np.ndarray]:
@@ -252,7 +252,7 @@ def test_a_killed_build_is_not_taken_for_whole_and_the_next_one_completes_it(
     assert not (tmp_path / "classes.txt").exists()
     BlueMarble.write(tmp_path)
     assert counts(tmp_path) == band
-    assert {path.name for path in tmp_path.iterdir()} == {"images", "masks", "README.md", "classes.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == {"images", "masks", "classes.txt"}
 
 
 def test_two_processes_that_write_at_once_end_with_one_whole_copy(
@@ -268,14 +268,12 @@ def test_two_processes_that_write_at_once_end_with_one_whole_copy(
     monkeypatch.setattr(BlueMarble, "write_tiles", overtaken)
     BlueMarble.write(tmp_path)
     assert counts(tmp_path) == band
-    assert {path.name for path in tmp_path.iterdir()} == {"images", "masks", "README.md", "classes.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == {"images", "masks", "classes.txt"}
 
 
 @pytest.mark.usefixtures("band")
-def test_a_readme_that_is_there_stays_and_whole_data_are_not_written_again(tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text("mine")
+def test_whole_data_are_not_written_again(tmp_path: Path) -> None:
     BlueMarble.write(tmp_path)
-    assert (tmp_path / "README.md").read_text() == "mine"
     before = (tmp_path / "images").stat().st_mtime_ns
     BlueMarble.write(tmp_path)
     assert (tmp_path / "images").stat().st_mtime_ns == before

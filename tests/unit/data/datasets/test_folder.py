@@ -1,6 +1,5 @@
 """Own data: every layout and encoding leads to the same classes; every known mistake meets its message."""
 
-import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from PIL import Image
 
 from emanet.common.errors import ConfigError, DatasetError
 from emanet.data import Folder
+from emanet.data.datasets.folder import LOOKED_AT
 from emanet.data.items import read_pair
 from fake_data import SIZE, picture, save_gray_png, save_image, save_list, save_palette_png, write_folder
 
@@ -113,8 +113,9 @@ def test_a_ratio_leaves_an_image_on_either_side(tmp_path: Path, ratio: float, he
     [
         ({}, "say the classes in one way"),
         ({"num_classes": 2, "class_names": ["a", "b"]}, "say the classes in one way"),
-        ({"class_names": ["a", "a"]}, "different names, got 2: a, a"),
-        ({"num_classes": 255}, "1 to 254 different names, got 255"),
+        ({"class_names": ["a", "a"]}, "different names, got a twice"),
+        ({"num_classes": 255}, "1 to 254 classes, got 255"),
+        ({"class_names": ["a", " "]}, "the name of a class is a text"),
         ({"class_file": "gone.yaml"}, r"class_file=gone\.yaml: no such file"),
         ({"num_classes": 2, "class_map": {300: 1}}, r"0\.\.255, got \[300\]"),
         ({"num_classes": 2, "class_map": {3: 2}}, r"classes 0\.\.1 or 255, got \[2\]"),
@@ -124,6 +125,16 @@ def test_a_ratio_leaves_an_image_on_either_side(tmp_path: Path, ratio: float, he
         (
             {"class_names": ["a"], "mask_encoding": "rgb", "colors": {"a": [0, 0]}},
             r"three numbers 0\.\.255, got \[0, 0\]",
+        ),
+        *(
+            (
+                {"class_names": ["a", "b", "c"], "mask_encoding": "rgb", "colors": colors},
+                f"colors {names} have one color",
+            )
+            for colors, names in [
+                ({"a": [0, 0, 0], "b": [9, 9, 9], "c": [9, 9, 9]}, "b and c"),
+                ({"a": [0, 0, 0], "b": [9, 9, 9], "c": [8, 8, 8], "ignore": [0, 0, 0]}, "a and ignore"),
+            ]
         ),
     ],
 )
@@ -135,12 +146,32 @@ def test_senseless_options_are_refused_with_what_was_got(tmp_path: Path, options
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [1, 2\n", "is no YAML"), ("a: 1\nb: 2\n", "pairs 'name: "), ("7\n", "got int"), ("", "got NoneType")],
+    [
+        ("a: [1, 2\n", "is no YAML"),
+        ("a: 1\nb: 2\n", "pairs 'name: .*, got \\{'a': '1', 'b': '2'\\}"),
+        ("a: [1, 2, x]\n", r"got \{'a': \['1', '2', 'x'\]\}"),
+        ("7\n", "got '7'"),
+        ("", "got None"),
+        ("- a\n- b: c\n", r"got \['a', \{'b': 'c'\}\]"),
+        ("- a\n-\n", "the name of a class is a text, got \\[''\\]"),
+        ("- a\n- a\n", "different names, got a twice"),
+        ("a: [1, 1, 1]\nb: [2, 2, 2]\na: [3, 3, 3]\n", "names a twice"),
+        ("a: [1, 1, 1]\nignore: [2, 2, 2]\nignore: [3, 3, 3]\n", "names ignore twice"),
+    ],
 )
 def test_a_class_file_of_another_shape_is_refused(tmp_path: Path, text: str, message: str):
     (tmp_path / "classes.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message):
         folder(tmp_path, class_file=tmp_path / "classes.yaml")
+
+
+@pytest.mark.parametrize("form", ["- {}\n", "{}: [{}, 0, 0]\n"])
+def test_names_in_yaml_are_taken_as_they_are_written(tmp_path: Path, form: str):
+    names = ["no", "012", "null", "~", "1.50", "2024-01-01", "Yes"]
+    (tmp_path / "classes.yaml").write_text("".join(form.format(name, number) for number, name in enumerate(names)))
+    data = folder(tmp_path, class_file=tmp_path / "classes.yaml")
+    assert data.class_names == tuple(names)
+    assert list(data.colors.values()) == ([(number, 0, 0) for number in range(7)] if ":" in form else [])
 
 
 def test_colors_of_the_class_file_are_those_of_the_pictures_and_options_change_them(tmp_path: Path):
@@ -171,6 +202,50 @@ def test_of_one_folder_per_class_later_classes_lie_on_top_and_the_rest_is_backgr
     column = classes(folder(tmp_path, class_names=names, mask_encoding="folders"))["a"][:, 0].tolist()
     rest = 0 if "ground" in names else 255
     assert column == [names.index("cat")] * 10 + [names.index("dog")] * 20 + [rest] * 30
+
+
+def white_first(pixels: np.ndarray) -> Image.Image:
+    drawn = Image.fromarray((pixels == 0).astype(np.uint8))
+    drawn.putpalette([255, 255, 255, 0, 0, 0])
+    return drawn
+
+
+@pytest.mark.parametrize(
+    ("place", "draw"),
+    [
+        *((f"square/a{suffix}", Image.fromarray) for suffix in (".png", ".PNG", ".tif", ".bmp")),
+        ("Square/a.png", Image.fromarray),
+        ("square/a.png", white_first),
+        ("square/a.png", lambda pixels: Image.fromarray(pixels).convert("1")),
+        ("square/a.png", lambda pixels: Image.fromarray(pixels // 255)),
+        ("square/a.png", lambda pixels: Image.fromarray(pixels.astype(np.uint16) * 257)),
+    ],
+)
+def test_a_class_whose_file_is_there_is_seen_however_spelled_and_drawn(tmp_path: Path, place: str, draw: Callable):
+    pixels = np.zeros((10, 10), np.uint8)
+    pixels[:, :5] = 255
+    save_image(tmp_path / "images" / "train" / "a.jpg", np.zeros((10, 10, 3), np.uint8))
+    save_image(tmp_path / "masks" / "train" / "disc" / "a.png", pixels.T.copy())
+    path = tmp_path / "masks" / "train" / place
+    path.parent.mkdir(exist_ok=True)
+    draw(pixels).save(path.with_suffix(path.suffix.lower()))
+    path.with_suffix(path.suffix.lower()).rename(path)
+    data = folder(tmp_path, class_names=NAMES, mask_encoding="folders")
+    assert np.array_equal(classes(data)["a"], np.where(pixels, 2, np.where(pixels.T, 1, 0)))
+
+
+def test_class_folders_that_could_mean_two_or_no_class_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    save_image(tmp_path / "images" / "train" / "a.jpg", np.zeros((*SIZE, 3), np.uint8))
+    for kind in ("disc", "Square", "suqare"):
+        save_image(tmp_path / "masks" / "train" / kind / "a.png", np.full(SIZE, 255, np.uint8))
+    options = {"class_names": NAMES, "mask_encoding": "folders"}
+    assert np.unique(classes(folder(tmp_path, **options))["a"]).tolist() == [2]
+    assert "no class is called like the folders suqare; they are not read" in caplog.text
+    save_image(tmp_path / "masks" / "train" / "SQUARE" / "a.png", np.full(SIZE, 255, np.uint8))
+    with pytest.raises(DatasetError, match=r"SQUARE and Square: two folders of one class"):
+        folder(tmp_path, **options).samples("train")
+    cased = folder(tmp_path, class_names=["Square", "SQUARE"], mask_encoding="folders")
+    assert np.unique(classes(cased)["a"]).tolist() == [1]
 
 
 def as_jpeg(mask: Path, name: Path) -> None:
@@ -206,6 +281,22 @@ def test_a_mistake_is_met_before_training_starts(tmp_path: Path, change: Callabl
         folder(tmp_path, **{"num_classes": 3} | options).setup("fit")
 
 
+def test_an_image_that_a_list_names_twice_counts_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    write_folder(tmp_path, layout="lists")
+    save_list(tmp_path / "val.txt", ["val1", "val0", "val1", "val1.jpg"])
+    assert [sample.name for sample in folder(tmp_path, num_classes=3).samples("val")] == ["val1", "val0"]
+    assert "split 'val' lists val1.jpg more than once; each counts once" in caplog.text
+
+
+def test_pictures_in_deeper_folders_are_left_out_in_words(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    write_folder(tmp_path)
+    save_image(tmp_path / "images/train/scene/deep/b.jpg", picture(np.random.default_rng(0)))
+    save_image(tmp_path / "images/train/.thumbnails/a.jpg", picture(np.random.default_rng(0)))
+    assert len(folder(tmp_path, num_classes=3).samples("train")) == 4
+    assert "1 pictures in folders below" in caplog.text
+    assert f"images/train are left out: {Path('scene/deep/b.jpg')}" in caplog.text
+
+
 def test_unknown_names_in_a_list_are_refused(tmp_path: Path):
     write_folder(tmp_path, layout="lists")
     save_list(tmp_path / "val.txt", ["val0.jpg", "ghost"])
@@ -219,17 +310,23 @@ def test_a_folder_without_splits_says_the_three_ways(tmp_path: Path):
         folder(tmp_path, num_classes=3).setup("fit")
 
 
-def test_a_split_of_one_class_only_is_warned_of_with_the_usual_cause(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_masks_of_0_and_255_are_refused_unless_255_has_a_meaning(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     write_folder(tmp_path, values=(0, 255))
-    with caplog.at_level(logging.WARNING):
+    with pytest.raises(DatasetError, match=r"split 'train' hold only 0 and 255.*class_map=\{0: 0, 255: 1\}"):
         folder(tmp_path, num_classes=2).setup("fit")
-    assert "split 'train': the masks looked at hold only class 0" in caplog.text
-    assert "class_map={0: 0, 255: 1}" in caplog.text
-    caplog.clear()
     data = folder(tmp_path, num_classes=2, class_map={0: 0, 255: 1})
     data.setup("fit")
     assert not caplog.text
     assert np.unique(classes(data)["train0"]).tolist() == [0, 1]
+    folder(tmp_path, num_classes=2, class_map={0: 0, 255: 255}).setup("fit")
+    assert "split 'train': the masks looked at hold only class 0" in caplog.text
+
+
+def test_a_rare_class_among_masks_of_0_and_255_is_found(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    write_folder(tmp_path, n_train=2 * LOOKED_AT, values=(0, 255))
+    save_gray_png(tmp_path / "masks/train/train1.png", np.ones(SIZE))  # the first look takes every second one
+    folder(tmp_path, num_classes=2).samples("train")
+    assert not caplog.text
 
 
 def test_an_image_in_both_lists_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):

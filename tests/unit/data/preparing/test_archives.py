@@ -193,7 +193,10 @@ def test_a_truncated_or_damaged_archive_is_named(tmp_path: Path, name: str, spoi
 
 
 def test_what_macos_adds_is_left_out(tmp_path: Path):
-    unpack(make(tmp_path / ZIP, {"a": b"1", "__MACOSX/._a.txt": b"2", "b/.DS_Store": b"3"}), tmp_path / "out")
+    unpack(
+        make(tmp_path / ZIP, {"a": b"1", "__MACOSX/._a.txt": b"2", "b/.DS_Store": b"3", "b/._c.jpg": b"4"}),
+        tmp_path / "out",
+    )
     assert set(tree(tmp_path / "out")) == {"a"}
 
 
