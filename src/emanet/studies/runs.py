@@ -149,11 +149,13 @@ def checked(
     default: Any = None,
 ) -> Run:
     """A run of what its files say, which anybody may have written: what is not of the kind that is meant is left."""
-    kinds: dict[str, Any] = dict.fromkeys(NUMBERS, (int, float)) | dict.fromkeys(MAPPINGS, dict)
+    kinds: dict[str, Any] = dict.fromkeys(NUMBERS, (int, float, type(None))) | dict.fromkeys(
+        MAPPINGS, (dict, type(None))
+    )
     found, tried = portable(summary or {}), portable(evaluations or {}).get("T_eval")
     scores = {T: each for T, each in tried.items() if isinstance(each, dict)} if isinstance(tried, dict) else {}
     return Run(
-        name=portable_text(name),
+        name=name.encode("utf-8", "replace").decode(),
         config=kept(config or {}),
         summary={key: value for key, value in found.items() if isinstance(value, kinds.get(key, object))},
         evaluations={"T_eval": scores} if scores else {},
@@ -184,9 +186,8 @@ def kept(config: Mapping[str, Any]) -> dict[str, Any]:
     if reference:
         values["name"] = values.get(reference[1])
     if "swept" in values:
-        values["swept"] = (
-            [key for key in values["swept"] if isinstance(key, str)] if isinstance(values["swept"], list) else []
-        )
+        swept = values["swept"] if isinstance(values["swept"], list) else []
+        values["swept"] = [key for key in swept if isinstance(key, str)]
     return portable({key: values[key] for key in sorted(values) if key.partition(".")[0] in KEPT})
 
 
