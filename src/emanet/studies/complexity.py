@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from emanet.common.errors import ConfigError
+from emanet.common.files import replacing
 from emanet.config.instantiate import build
 from emanet.config.schema import PROJECT_ROOT
 from emanet.model.heads import HEADS
@@ -242,5 +243,6 @@ def report(cfg: Mapping[str, Any]) -> None:
         print_table(title, COLUMNS, published_rows(published))
     if cfg["json"] is not None:
         path = Path(cfg["json"]).expanduser()
-        path.write_text(json.dumps([asdict(cost) for cost in costs], indent=2) + "\n", encoding="utf-8")
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps([asdict(cost) for cost in costs], indent=2) + "\n", encoding="utf-8")
         print(f"rows in {path}")

@@ -21,6 +21,8 @@ DECISIVE = ("seed", "init_from", "dataset", "model", "optim", "optimizer", "sche
 #: but these only say how the work is done
 INCIDENTAL = [f"dataset.{key}" for key in ("root", "num_workers", "persistent_workers", "pin_memory", "cache")]
 KEPT = (*DECISIVE, "name", "study", "swept")  # what a report keeps of a configuration
+NUMBERS = ("val/miou", "val/pixel_accuracy", "val/mean_accuracy", "images_per_second", "seconds_total")  # of a summary
+MAPPINGS = ("git", "hardware", "parameters", "val/iou", "versions")
 
 SUMMARY, CONFIG, EVALUATIONS, FAILURE = "summary.json", "config.yaml", "evaluations.json", "failure.json"
 
@@ -53,7 +55,7 @@ class Run:
     @property
     def study(self) -> str | None:
         """The study that it belongs to."""
-        return self.config.get("study")
+        return None if self.config.get("study") is None else str(self.config["study"])
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -125,13 +127,40 @@ def read_place(path: Path) -> dict[Any, Run]:
 
 def read_run(folder: Path, name: str) -> Run:
     """The run in a folder, whatever state it is in."""
-    failure = read_json(folder / FAILURE)
+    try:
+        failure = read_json(folder / FAILURE)
+        return checked(
+            name=folder.name if name == "." else name,
+            config=read_config(folder),
+            summary=read_json(folder / SUMMARY),
+            evaluations=read_json(folder / EVALUATIONS),
+            failure=None if failure is None else failure.get("error"),
+        )
+    except RecursionError:
+        return checked(name, failure="its files are nested too deeply to be read")
+
+
+def checked(
+    name: str,
+    config: Any = None,
+    summary: Any = None,
+    evaluations: Any = None,
+    failure: Any = None,
+    default: Any = None,
+) -> Run:
+    """A run of what its files say, which anybody may have written: what is not of the kind that is meant is left."""
+    kinds: dict[str, Any] = dict.fromkeys(NUMBERS, (int, float, type(None))) | dict.fromkeys(
+        MAPPINGS, (dict, type(None))
+    )
+    found, tried = portable(summary or {}), portable(evaluations or {}).get("T_eval")
+    scores = {T: each for T, each in tried.items() if isinstance(each, dict)} if isinstance(tried, dict) else {}
     return Run(
-        name=folder.name if name == "." else name,
-        config=kept(read_config(folder)),
-        summary=portable(read_json(folder / SUMMARY) or {}),
-        evaluations=portable(read_json(folder / EVALUATIONS) or {}),
-        failure=None if failure is None else portable_text(str(failure.get("error"))),
+        name=name.encode("utf-8", "replace").decode(),
+        config=kept(config or {}),
+        summary={key: value for key, value in found.items() if isinstance(value, kinds.get(key, object))},
+        evaluations={"T_eval": scores} if scores else {},
+        failure=None if failure is None else portable_text(str(failure)),
+        default=portable(default),
     )
 
 
@@ -156,6 +185,9 @@ def kept(config: Mapping[str, Any]) -> dict[str, Any]:
     reference = re.fullmatch(r"\$\{([\w.]+)\}", str(values.get("name")))
     if reference:
         values["name"] = values.get(reference[1])
+    if "swept" in values:
+        swept = values["swept"] if isinstance(values["swept"], list) else []
+        values["swept"] = [key for key in swept if isinstance(key, str)]
     return portable({key: values[key] for key in sorted(values) if key.partition(".")[0] in KEPT})
 
 
@@ -189,8 +221,8 @@ def read_lines(path: Path) -> list[Run]:
     runs = []
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         try:
-            runs += [Run(**json.loads(line))] if line.strip() else []
-        except (ValueError, TypeError) as error:
+            runs += [checked(**json.loads(line))] if line.strip() else []
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigError(f"{path}, line {number}: no run ({error}); make the file anew from the runs") from error
     return runs
 

@@ -10,6 +10,7 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from emanet.studies.runs import flat
 log = logging.getLogger(__name__)
 
 Train = Callable[[Any, Path, Sequence[L.Callback]], float | None]  #: (configuration, run folder, callbacks) -> mIoU
-SCORE, REASON, PLACE = "val/miou", "reason", "place"
+SCORE = "val/miou"
 
 
 class StoppedEarlyError(InterruptedRunError):
@@ -53,10 +54,11 @@ class StopBehind(L.Callback):
         """Go on, or not."""
         if trainer.sanity_checking:
             return
-        score = float(trainer.callback_metrics[SCORE])
-        self.trial.report(score, trainer.global_step)
+        score, step = float(trainer.callback_metrics[SCORE]), trainer.global_step
+        if step not in self.trial.study.trials[self.trial.number].intermediate_values:  # as where a kill came after it
+            self.trial.report(score, step)
         if not trainer.should_stop and self.trial.should_prune():
-            raise StoppedEarlyError(f"mIoU {score:.4f} after step {trainer.global_step} is behind the others")
+            raise StoppedEarlyError(f"mIoU {score:.4f} after step {step} is behind the others")
 
 
 def search(cfg: Mapping[str, Any], train: Train) -> None:
@@ -81,8 +83,10 @@ def search(cfg: Mapping[str, Any], train: Train) -> None:
     common = [*overrides, "study=search", f"swept=[{','.join(swept)}]", "resume=auto"]
     try:
         study, limit = open_study(cfg, folder), time.monotonic() + (cfg["timeout"] or float("inf"))
-        while count_begun(study) < cfg["n_trials"] and time.monotonic() < limit:
-            run_trial(study, study.ask(space), common, folder, train)
+        for left in study.get_trials(states=(TrialState.RUNNING,)):  # cut short, or another process works on it
+            run_trial(optuna.Trial(study, left.number), common, folder, train)  # of one study, numbers are identifiers
+        while len(study.trials) < cfg["n_trials"] and time.monotonic() < limit:
+            run_trial(study.ask(space), common, folder, train)
         conclude(study, overrides, folder)
     except OSError as error:
         raise EMANetError(f"the search stopped ({error}); the same command goes on with it") from error
@@ -127,7 +131,7 @@ def assignments(values: Mapping[str, Any]) -> list[str]:
 
 
 def open_study(cfg: Mapping[str, Any], folder: Path) -> optuna.Study:
-    """The search in this folder, new or gone on with; values that an interruption cut short are tried again.
+    """The search in this folder, new or gone on with.
 
     Raises:
         ConfigError: if the folder holds a search of other trials.
@@ -148,15 +152,6 @@ def open_study(cfg: Mapping[str, Any], folder: Path) -> optuna.Study:
     if study.user_attrs.get("asked", asked) != asked:
         raise ConfigError(f"{folder} holds a search over other values or of another training: give output=FOLDER")
     study.set_user_attr("asked", asked)
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        try:
-            place = {PLACE: trial.user_attrs[PLACE]}  # set once the trial is locked: not there, it has just begun
-            with locked(folder / f"trial_{trial.number}.lock"):
-                study.tell(trial.number, state=TrialState.FAIL)
-                study.enqueue_trial(trial.params, user_attrs=place)
-                log.info("trial %d was interrupted: its values are tried again", trial.number)
-        except (BlockingIOError, KeyError):
-            log.info("trial %d runs in another process", trial.number)
     return study
 
 
@@ -174,42 +169,45 @@ def cut_torn_line(journal: Path) -> None:
         lock.release()
 
 
-def count_begun(study: optuna.Study) -> int:
-    """Trials that run or have ended; not those that an interruption cut short."""
-    left = (TrialState.WAITING, TrialState.FAIL)
-    return sum(trial.state not in left or REASON in trial.user_attrs for trial in study.trials)
+def run_trial(trial: optuna.Trial, overrides: list[str], folder: Path, train: Train) -> None:
+    """Train with drawn values, and tell Optuna what came of it; what interrupts it is raised.
 
-
-def run_trial(study: optuna.Study, trial: optuna.Trial, overrides: list[str], folder: Path, train: Train) -> None:
-    """Train with drawn values, and tell Optuna what came of it; what interrupts it is raised."""
-    run_dir = folder / trial.user_attrs.get(PLACE, f"trial_{trial.number}")
-    with locked(folder / f"trial_{trial.number}.lock"):
-        trial.set_user_attr(PLACE, run_dir.name)
+    A trial that was interrupted goes on in its folder; one that another process works on is left to it.
+    """
+    run_dir = folder / f"trial_{trial.number}"
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / f"{run_dir.name}.lock"))
+        except BlockingIOError:
+            log.info("trial %d runs in another process", trial.number)
+            return
+        if trial.study.trials[trial.number].state.is_finished():  # by another process, just now
+            return
+        state, score = TrialState.COMPLETE, None
         try:
             training = compose_training([*overrides, *assignments(trial.params)], run_dir)
             score = train(training, run_dir, [StopBehind(trial)])
             if score is None:
                 raise EMANetError("it was not validated")
         except StoppedEarlyError as stopped:
-            study.tell(trial, state=TrialState.PRUNED)
-            log.info("trial %d stopped early: %s, %s", trial.number, stopped, trial.params)
+            state = TrialState.PRUNED
+            log.info("trial %d stopped early: %s", trial.number, stopped)
         except InterruptedRunError as error:
             raise InterruptedRunError(f"stopped in trial {trial.number}; the same command goes on with it") from error
         except (DatasetError, OSError):  # no fault of the values: every trial would fail
             raise
         except Exception as error:
-            trial.set_user_attr(REASON, f"{type(error).__name__}: {error}")
-            study.tell(trial, state=TrialState.FAIL)
+            state = TrialState.FAIL
+            trial.set_user_attr("reason", f"{type(error).__name__}: {error}")
             log.error("trial %d failed: %s", trial.number, error, exc_info=not isinstance(error, EMANetError))
-        else:
-            study.tell(trial, score)
-            log.info("trial %d: mIoU %.4f, %s", trial.number, score, trial.params)
+        trial.study.tell(trial, score, state=state)
+        log.info("trial %d: %s, mIoU %s, %s", trial.number, state.name.lower(), score, trial.params)
 
 
 def conclude(study: optuna.Study, overrides: Sequence[str], folder: Path) -> None:
     """Print the trials from the best on, and the command of the best; ``trials.csv`` and ``best.yaml`` keep them."""
     trials = study.trials_dataframe(attrs=("number", "value", "state", "params", "user_attrs"))
-    trials = trials.drop(columns=f"user_attrs_{PLACE}").sort_values("value", ascending=False)
+    trials = trials.sort_values("value", ascending=False)
     trials.columns = [name.removeprefix("params_").removeprefix("user_attrs_") for name in trials.columns]
     with replacing(folder / "trials.csv") as temporary:
         trials.to_csv(temporary, index=False)

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import measure
@@ -42,36 +41,25 @@ def test_a_summary_has_the_median_and_the_quartiles_found_by_hand():
     assert measure.summary([0.1234567]) == {"ms": 123.5, "quartiles_ms": [123.5, 123.5], "rounds": 1}
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not tell peaks of memory")
-@pytest.mark.parametrize(("held", "expected"), [(1, 40e6), (3, 120e6)])
-def test_the_peak_is_what_a_call_holds_at_once_beyond_its_inputs(held: int, expected: float):
-    code = f"""
-import sys
-sys.path[:0] = {[str(Path(measure.__file__).parent), str(Path(emanet.__file__).parents[1])]}
+SCRIPT = """
 import torch
-from measure import Variant, peak_bytes
-def build():
+from measure import Variant, main, parse
+def build(held):
     source = torch.ones(10_000_000)
-    return lambda: [source.clone() for _ in range({held})]
-print(peak_bytes(Variant({{}}, "", build), "cpu"))
+    return lambda: [source.clone() for _ in range(held)]
+variants = [Variant({}, f"{held}", lambda held=held: build(held), memory=True) for held in (1, 3)]
+main(variants, parse("A script.", rounds=1, budget=1))
 """
-    # A fresh process that gives back what is freed, as the scripts use: else the heap's history decides.
-    settings = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
-    done = subprocess.run([sys.executable, "-c", code], env=settings, capture_output=True, text=True, check=True)
-    assert int(done.stdout) == pytest.approx(expected, abs=6e6)
 
 
-def test_memory_is_asked_of_a_process_that_gives_back_what_is_freed(monkeypatch: pytest.MonkeyPatch):
-    def run(command: list[str], env: dict[str, str], **_: Any) -> SimpleNamespace:
-        assert command == [sys.executable, "script.py", "--threads", "1", "--peak", "7"]
-        assert env["MALLOC_MMAP_THRESHOLD_"] == "65536"
-        return SimpleNamespace(returncode=0, stdout="some words\n4096\n")
-
-    monkeypatch.setattr(sys, "argv", ["script.py", "--threads", "1"])
-    monkeypatch.setattr(subprocess, "run", run)
-    assert measure.peak_in_fresh_process(7) == 4096
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1, stdout=""))
-    assert measure.peak_in_fresh_process(7) is None
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not tell peaks of memory")
+def test_the_peak_is_what_a_call_holds_at_once_beyond_its_inputs_measured_in_a_process_of_its_own(tmp_path: Path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, str(tmp_path / "script.py"), "--threads", "1", "--output", str(tmp_path / "out.json")]
+    places = os.pathsep.join([str(Path(measure.__file__).parent), str(Path(emanet.__file__).parents[1])])
+    subprocess.run(command, env=os.environ | {"PYTHONPATH": places}, capture_output=True, check=True)
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert [row["peak_mb"] for row in rows] == pytest.approx([40, 120], abs=6)
 
 
 def options(monkeypatch: pytest.MonkeyPatch, *words: str) -> Any:
@@ -106,15 +94,6 @@ def test_a_run_writes_a_row_for_each_variant_with_hardware_versions_and_commit(
     git = ["git", "-C", str(measure.ROOT), "rev-parse", "HEAD"]
     head = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     assert result["code"]["commit"] == head or not head  # a source tree without git has none
-
-
-def test_asked_for_a_peak_a_run_prints_that_alone(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-):
-    monkeypatch.setattr(measure, "peak_bytes", lambda variant, device: len(variant.name))
-    asked = options(monkeypatch, "--peak", "1", "--output", str(tmp_path / "out.json"))
-    measure.main([Variant({}, "a", lambda: int), Variant({}, "four", lambda: int)], asked)
-    assert capsys.readouterr().out == "4\n"
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

@@ -117,12 +117,12 @@ def test_an_interrupted_search_tries_what_was_cut_short_in_its_folder_and_stops_
     first, cut = trials(tmp_path)
     assert (first.state.name, cut.state.name) == ("COMPLETE", "RUNNING")
     found = searched(tmp_path, training, *arguments)
-    assert [trial.state.name for trial in found] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
-    assert found[2].params == cut.params
+    assert [trial.state.name for trial in found] == ["COMPLETE"] * 3
+    assert found[1].params == cut.params
     assert len({trial.params["optimizer.lr"] for trial in found}) == 3, "nothing else is drawn twice"
     places = [Path(cfg["callbacks"]["best"]["dirpath"]).parent.name for cfg in training.configs]
-    assert places == ["trial_0", "trial_1", "trial_1", "trial_3"]
-    assert len(searched(tmp_path, training, *arguments)) == 4, "enough trials: nothing more is run"
+    assert places == ["trial_0", "trial_1", "trial_1", "trial_2"]
+    assert len(searched(tmp_path, training, *arguments)) == 3, "enough trials: nothing more is run"
     with pytest.raises(ConfigError, match="holds a search over other values"):
         searched(tmp_path, training, *arguments, "--", "model.K=3")
 
@@ -182,7 +182,7 @@ def test_a_search_that_is_killed_goes_on_and_its_trial_is_the_run_that_its_comma
     zygote.run(*arguments, cwd=tmp_path, script="search.py", patch=KILL, code=-signal.SIGKILL)
     assert not (tmp_path / "s" / "best.yaml").exists()
     output = zygote.run(*arguments, cwd=tmp_path, script="search.py")
-    assert "trial 0 was interrupted: its values are tried again" in output
+    assert "going on from" in output
     best = yaml.safe_load((tmp_path / "s" / "best.yaml").read_text())
     command = shlex.split(next(line for line in output.splitlines() if line.startswith("best: ")))[3:]
     zygote.run(*command, f"hydra.run.dir={tmp_path / 'again'}", cwd=tmp_path)
@@ -208,4 +208,4 @@ def test_a_search_that_cannot_be_written_says_so_and_goes_on_later(tmp_path, tra
     with pytest.raises(EMANetError, match=r"the search stopped \(.*No space left.*\); the same command goes on"):
         searched(tmp_path, training, "n_trials=1", LR)
     training.fail = lambda cfg: None
-    assert [trial.state.name for trial in searched(tmp_path, training, "n_trials=1", LR)] == ["FAIL", "COMPLETE"]
+    assert [trial.state.name for trial in searched(tmp_path, training, "n_trials=1", LR)] == ["COMPLETE"]

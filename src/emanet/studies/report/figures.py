@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from emanet.studies.report.study import MIOU, Study, is_number
+from emanet.studies.portable import number
+from emanet.studies.report.study import MIOU, Study
 from emanet.studies.report.tables import listed
 from emanet.studies.runs import short, shown
 
@@ -44,7 +45,7 @@ def draw(study: Study) -> tuple[str, Figure] | None:
     if len(study.ended) < 2:
         return None
     shows = listed(study)
-    if len(study.keys) == 1 and 2 < len(shows) < 16 and all(is_number(value) for (value,) in study.settings):
+    if len(study.keys) == 1 and 2 < len(shows) < 16 and all(number(value) is not None for (value,) in study.settings):
         caption, figure = f"mIoU over {short(study.keys[0])}. {SPREAD}", curve(study)
     else:
         caption, figure = f"mIoU. {SPREAD}", rows(study, shows)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import nctdtrinc, stdtrit
 
+from emanet.studies.portable import number
 from emanet.studies.runs import Run, comparable, cut, natural, setting_text, shown
 
 #: names that a reader expects in this order
@@ -88,10 +89,11 @@ class Study:
         for setting, runs in enumerate(self.members):
             for run in (run for run in runs if run.reason is None):
                 row = {"run": run.name, "setting": setting, "seed": None if run.seed is None else shown(run.seed)}
-                scores = pd.Series({T: run.evaluated.get(T, {}).get(MIOU) for T in self.iterations}, dtype=float)
+                tried = {T: number(run.evaluated.get(T, {}).get(MIOU)) for T in self.iterations}
+                scores = pd.Series(tried, dtype=float)
                 own = scores.get(shown(run.config.get("model.T")), np.nan)
                 row |= {name: run.summary.get(name) for name in SCORES}
-                row[HEAD] = (run.summary.get("parameters") or {}).get("head")
+                row[HEAD] = number((run.summary.get("parameters") or {}).get("head"))
                 rows.append(row | dict(zip(changes, scores - own, strict=True)))
         columns = ["run", "setting", "seed", *SCORES, HEAD, *changes]
         return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[3:], float))
@@ -201,11 +203,6 @@ def differing_keys(runs: Sequence[Run]) -> list[str]:
 def rank(key: str, value: Any) -> tuple[Any, ...]:
     """Sort key of a value: null, numbers by size, names in their usual order, other names."""
     usual = ORDER.get(key, ())
-    if value is None or is_number(value):
+    if value is None or number(value) is not None:
         return (0, value is not None, value or 0)
     return (1, usual.index(value) if value in usual else len(usual), natural(shown(value)))
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value lies on an axis."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -163,14 +163,10 @@ def number(value: float, form: str) -> str:
     return "" if math.isnan(value) else f"{value:{form}}".replace("-", MINUS)
 
 
-def with_error(mean: float, error: float) -> str:
-    """A share in percent with its error, as far as it has one."""
-    return number(100 * mean, ".2f") + ("" if math.isnan(error) else f" {PLUS_MINUS} {100 * error:.2f}")
-
-
 def with_errors(found: pd.DataFrame, score: str) -> list[str]:
-    """Mean and standard deviation of a score, a text per setting."""
-    return [with_error(*pair) for pair in found[[f"{score} mean", f"{score} sd"]].itertuples(index=False)]
+    """Mean and standard deviation of a score in percent, as far as there is one, a text per setting."""
+    pairs = (100 * found[[f"{score} mean", f"{score} sd"]]).itertuples(index=False)
+    return [number(mean, ".2f") + ("" if math.isnan(sd) else f" {PLUS_MINUS} {sd:.2f}") for mean, sd in pairs]
 
 
 def difference_text(differences: pd.DataFrame, row: Any) -> str:

@@ -1,14 +1,13 @@
 """Runs of a Weights & Biases project, as a report sees them."""
 
-import math
 import shlex
 from typing import Any
 
 import wandb
 
 from emanet.common.errors import ConfigError
-from emanet.studies.portable import CLASSES, portable
-from emanet.studies.runs import Run, kept
+from emanet.studies.portable import CLASSES, number
+from emanet.studies.runs import Run, checked, flat
 from emanet.training.loggers.wandb import has_credentials
 
 #: W&B's words for how a run goes, and ours; any other is a failure
@@ -40,7 +39,7 @@ def read_project(project: str) -> list[Run]:
 
 def convert(run: Any) -> Run:
     """A run of W&B's public API, with a summary as ``summary.json`` has it, as far as W&B knows it."""
-    config, logged, metadata = kept(dict(run.config)), dict(run.summary), run.metadata or {}
+    config, logged, metadata = flat(run.config), dict(run.summary), run.metadata or {}
     status = STATES.get(run.state, "failed")
     command = ["python", str(metadata.get("program")), *map(str, metadata.get("args") or [])]
     gpus = [metadata["gpu"]] * int(metadata.get("gpu_count") or 1) if metadata.get("gpu") else []
@@ -59,10 +58,4 @@ def convert(run: Any) -> Run:
     classes = {key: number(value) for key, value in logged.items() if key.startswith(f"{CLASSES}/")}
     summary = {key: value for key, value in summary.items() if value is not None}
     summary[CLASSES] = {key.removeprefix(f"{CLASSES}/"): value for key, value in classes.items()}
-    return Run(name=str(run.name), config=config, summary=portable(summary))
-
-
-def number(value: Any) -> float | int | None:
-    """A finite number; W&B writes others as text."""
-    ok = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return value if ok else None
+    return checked(str(run.name), config, summary)

@@ -14,6 +14,9 @@ from emanet.config.schema import PROJECT_ROOT
 from emanet.studies.portable import portable, portable_text
 from emanet.studies.report import wandb_runs
 from emanet.studies.report.default import default_of
+from emanet.studies.report.facts import commands, facts, warnings
+from emanet.studies.report.study import group
+from emanet.studies.report.tables import finding, runs_frame, scores_table, to_csv
 from emanet.studies.report.wandb_runs import read_project
 from emanet.studies.runs import Run, gather, read_lines, run_line
 from fake_runs import COMMAND, invented_config, invented_summary, write_run, write_sweep
@@ -86,6 +89,49 @@ def test_a_place_without_runs_is_refused(tmp_path, name, content, message):
         gather([path.parent if path.parent.name == "empty" else path])
 
 
+SUMMARIES = [
+    {"val/miou": float("nan"), "seconds_total": float("inf"), "images_per_second": 10**400},
+    {"val/miou": [1], "seconds_total": "x", "val/iou": [1, 2], "parameters": [1], "steps": {}},
+    {"git": "abc", "hardware": ["x"], "versions": "1", "command": [1], "dataset": ["a"]},
+    {"name": "\ud800", "command": "python 'train.py \ud800", "parameters": {"head": "many"}},
+    {"status": ["finished"], "error": {"a": 1}, "parameters": None, "git": None},
+]
+CONFIGS = [
+    b"swept: model.K\nstudy: K",
+    b"swept: [[1], {a: 2}, null]\nstudy: 7",
+    b"study: [a]\nname: [1]\nseed: [1, 2]",
+    b"model: {K: !!binary aGVsbG8=, norm: .nan, T: 1e999, head: '${'}",
+    b'model: {K: !!python/object/apply:pathlib.PosixPath [/etc], norm: "\\ud800\\0"}',
+    b"a: " + 3000 * b"[" + 3000 * b"]",
+    "name: \u00e9".encode("utf-16"),
+]
+EVALUATIONS = [[1], {"T_eval": [1]}, {"T_eval": {"1": 3, "x": {"val/miou": "high"}}}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(("summary.json", json.dumps(invented_summary(0.5, 0, **changes)).encode()) for changes in SUMMARIES),
+        *(("config.yaml", content) for content in CONFIGS),
+        *(("evaluations.json", json.dumps(content).encode()) for content in EVALUATIONS),
+        ("failure.json", b"[1]"),
+        ("summary.json", 100_000 * b"[" + 100_000 * b"]"),
+    ],
+)
+def test_files_that_hold_nonsense_end_no_report_and_the_other_runs_are_in_it(tmp_path, name, content):
+    for seed in (0, 1):
+        write_run(tmp_path / f"good{seed}", 0.5, study=None, seed=seed)
+    (write_run(tmp_path / "odd", 0.5, study=None, seed=2) / name).write_bytes(content)
+    runs = gather([tmp_path])
+    (tmp_path / "again.jsonl").write_text("".join(run_line(run) + "\n" for run in runs), encoding="utf-8")
+    assert read_lines(tmp_path / "again.jsonl") == runs
+    assert "good1" in to_csv(runs_frame(runs))
+    told = [
+        (facts(study), warnings(study), commands(study), scores_table(study), finding(study)) for study in group(runs)
+    ]
+    assert any("50.00" in cell for *_, table, _ in told for row in table.rows for cell in row)
+
+
 # --- what stays on the machine --------------------------------------------------------------------------------------
 
 
@@ -109,15 +155,6 @@ def test_of_an_absolute_path_the_last_part_stays_and_other_text_is_left_alone(te
 def test_names_of_machines_and_people_go_but_classes_of_that_name_stay():
     content = {"hostname": "n1", "a": [{"user": "me", "b": "/x/y/z"}], "dataset.root": "/d", "val/iou": {"root": 1}}
     assert portable(content) == {"a": [{"b": "z"}], "val/iou": {"root": 1}}
-
-
-def test_a_run_is_the_same_after_it_was_written_as_a_line(tmp_path):
-    write_run(tmp_path / "runs" / "a", 0.1 + 0.2, values={"model.K": 8}, evaluations={"1": 1 / 3})
-    write_run(tmp_path / "runs" / "b", None)
-    runs = gather([tmp_path / "runs"])
-    path = tmp_path / "runs.jsonl"
-    path.write_text("".join(run_line(run) + "\n" for run in runs))
-    assert read_lines(path) == runs
 
 
 # --- defaults -------------------------------------------------------------------------------------------------------
