@@ -68,7 +68,7 @@ class Recorder:
 
         def build(node: Any, where: str, **context: Any) -> Any:
             self.calls.append(f"{where}: {node}")
-            return MagicMock(num_classes=6, stage_splits={})
+            return MagicMock(class_names=["a", "b"], num_classes=2, stage_splits={})
 
         for module in (jobs, building):
             monkeypatch.setattr(module, "build", build)
