@@ -16,6 +16,7 @@ from PIL import Image
 from composing import settled
 from emanet import EMANet, Predictor
 from emanet.checkpoints.reference import to_reference_state_dict
+from emanet.checkpoints.restore import read_stored
 from emanet.cli.arguments import prepare_eval, prepare_predict
 from emanet.cli.jobs import evaluate, predict
 from emanet.common.errors import ConfigError
@@ -120,7 +121,7 @@ def test_a_failed_file_leaves_no_submission(voc, tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(tmp_path / "x.png")
     (tmp_path / "y.png").write_bytes((tmp_path / "x.png").read_bytes()[:900])  # header whole, pixels not
     overrides = [f"input={tmp_path}", "submission=voc", f"output={tmp_path / 'out'}", "device=cpu", "save=[]"]
-    with pytest.raises(SubmissionError, match=r"y\.png: missing"):
+    with pytest.raises(SubmissionError, match=r"1 missing, y\.png"):
         predict(configured("predict", voc / "last.ckpt", *overrides))
     assert not list((tmp_path / "out").rglob("*.*"))
 
@@ -145,6 +146,28 @@ def test_evaluation_uses_the_same_inference_as_prediction(voc, tmp_path, capsys)
     assert plain["val/miou"] != scores["val/miou"], "the options have an effect"
     printed = capsys.readouterr().out
     assert "aeroplane" in printed, "the table of classes"
+
+
+@pytest.mark.parametrize(
+    ("stored", "overrides", "warned"),
+    [
+        (0.75, [], True),
+        (None, [], False),  # as it is: read from the first evaluation
+        (0.75, ["inference.flip=true"], False),
+        (0.75, ["model.T_eval=5"], False),
+        (0.75, ["split=train"], False),
+    ],
+)
+def test_another_score_of_the_stored_split_than_stored_is_said(voc, tmp_path, caplog, stored, overrides, warned):
+    content = torch.load(voc / "last.ckpt", weights_only=True)
+    found = evaluate(configured("eval", voc / "last.ckpt"), tmp_path)["val/miou"] if stored is None else stored
+    content |= {"validation": {"val/miou": found, "step": 3.0}, "global_step": 3}
+    torch.save(content, tmp_path / "x.ckpt")
+    evaluate(configured("eval", tmp_path / "x.ckpt", *overrides), tmp_path)
+    assert ("scored 0.7500 when it was stored, and scores" in caplog.text) == warned
+    content["global_step"] = 4  # the weights are newer than the score
+    torch.save(content, tmp_path / "x.ckpt")
+    assert read_stored(tmp_path / "x.ckpt").validation == {}
 
 
 def test_senseless_inference_is_refused_before_anything_is_read(voc, tmp_path):

@@ -5,8 +5,9 @@ mmsegmentation. Nothing needs the data set on disk, and no code is ever executed
 """
 
 import inspect
+import logging
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from emanet.checkpoints import mmseg, reference
+from emanet.common.errors import WeightsError
 from emanet.data.datasets import ade20k, cityscapes, coco_stuff, pascal_context, voc
 from emanet.data.palettes import spread_palette
 from emanet.model.backbone import input_statistics
@@ -22,6 +24,8 @@ from emanet.model.hub import read_folder
 from emanet.model.network import EMANet
 from emanet.model.stored import UNKNOWN, Description, Stored, check_names, refusing, restore_network
 from emanet.model.weights import read_checkpoint, unwrap_state_dict
+
+log = logging.getLogger(__name__)
 
 CONTEXT = pascal_context.CLASSES
 #: classes and colors for weights that come without, by their number
@@ -62,7 +66,7 @@ def restore(checkpoint: str | Path, model: Mapping[str, Any] | None = None, *, t
     """
     stored = read_stored(checkpoint, trust=trust)
     net = restore_network(stored, stored.settings["model"] | dict(model or {}))
-    described = stored.description or describe(stored.num_classes)
+    described = net.description = stored.description or describe(stored.num_classes)
     names, (mean, std) = tuple(described.class_names), input_statistics(net.backbone.name)
     palette = spread_palette(len(names)) if described.palette is None else np.array(described.palette, np.uint8)
     return Restored(net, names, palette, tuple(described.mean or mean), tuple(described.std or std))
@@ -77,30 +81,67 @@ def read_stored(checkpoint: str | Path, *, trust: bool = False) -> Stored:
     path = Path(checkpoint).expanduser()
     if path.is_dir():
         return read_folder(path, trust=trust)
-    content = read_checkpoint(path)
-    with refusing(f"{path} holds no settings and classes as our training stores them"):
-        stored = (ours if "hyper_parameters" in content else foreign)(content, str(path))
+    stored = translated(read_checkpoint(path), str(path))
     if not trust:
         check_names(stored.settings["model"], str(path))
     return stored
 
 
-def read_weights(checkpoint: str | Path) -> dict[str, Tensor]:
+def read_weights(checkpoint: str | Path, class_names: Sequence[str] | None = None) -> dict[str, Tensor]:
     """The tensors of a checkpoint under our names, whoever wrote it; of ours, a bare state dict will do.
+
+    Args:
+        checkpoint: a file or folder.
+        class_names: those wanted. The classifier of a checkpoint that names others, or in another order, is left out.
 
     Raises:
         WeightsError: if it cannot be read, or is nobody's that we know.
     """
-    content = read_checkpoint(checkpoint)
-    state = unwrap_state_dict(content, source=str(checkpoint))
-    is_ours = {"backbone", "fc2"} <= {key.partition(".")[0] for key in state}
-    return state if is_ours else foreign(content, str(checkpoint)).weights
+    path = Path(checkpoint).expanduser()
+    if path.is_dir():
+        stored = read_folder(path, trust=True)  # imports nothing
+    else:
+        content = read_checkpoint(path)
+        state = unwrap_state_dict(content, source=str(path))
+        if {"backbone", "fc2"} <= {key.partition(".")[0] for key in state} and "classes" not in content:
+            return state
+        stored = translated(content, str(path))
+    if class_names is None or stored.description is None or list(stored.description.class_names) == list(class_names):
+        return stored.weights
+    told = ", ".join(stored.description.class_names), ", ".join(class_names)
+    log.warning("%s names the classes %s, the data %s: the classifier is not taken", path, *told)
+    return {key: value for key, value in stored.weights.items() if not key.startswith("fc2.")}
+
+
+def check_classes(stored: Stored, class_names: Sequence[str]) -> None:
+    """Compare the classes that a checkpoint names with those of the data that it is to be evaluated on.
+
+    Raises:
+        WeightsError: where a class has another number there: labels would be counted for other classes.
+    """
+    told = [] if stored.description is None else list(stored.description.class_names)
+    names = dict(zip(class_names, told, strict=False))
+    if moved := [name for name, other in names.items() if name != other and name in told]:
+        raise WeightsError(
+            f"{stored.source} names the classes {', '.join(told)}; the data {', '.join(class_names)}, where "
+            f"{', '.join(moved)} have other numbers: give the data's classes in the order of the checkpoint"
+        )
+    if renamed := [f"{other} as {name}" for name, other in names.items() if name != other]:
+        log.warning("%s names its classes otherwise than the data: %s", stored.source, ", ".join(renamed))
+
+
+def translated(content: Mapping[str, Any], source: str) -> Stored:
+    """What a file of anybody's holds, under our names."""
+    with refusing(f"{source} holds no settings and classes as our training stores them"):
+        return (ours if "hyper_parameters" in content else foreign)(content, source)
 
 
 def ours(content: Mapping[str, Any], source: str) -> Stored:
     """A checkpoint of our training."""
     settings, validation = dict(content["hyper_parameters"]), dict(content.get("validation") or {})
     settings["model"] = dict(settings["model"])
+    if content.get("global_step", validation.get("step")) != validation.get("step"):
+        validation = {}  # of an earlier step than the weights
     name, classes = str((settings.get("dataset") or {}).get("name", "")), content["classes"]
     described = Description(name, classes["names"], classes["palette"], miou=validation.get("val/miou"))
     state = unwrap_state_dict(content, source=source)
@@ -108,7 +149,7 @@ def ours(content: Mapping[str, Any], source: str) -> Stored:
 
 
 def foreign(content: Mapping[str, Any], source: str) -> Stored:
-    """A checkpoint of the authors' code or of mmsegmentation; without class names, a benchmark's by their number."""
+    """A checkpoint of the authors' code or of mmsegmentation."""
     state = unwrap_state_dict(content, source=source)
     if mmseg.LAYOUT.bases in state:
         layout, options = mmseg.LAYOUT, mmseg.infer_options(state)
@@ -118,8 +159,7 @@ def foreign(content: Mapping[str, Any], source: str) -> Stored:
     defaults = {p.name: p.default for p in arguments if p.default is not p.empty}
     model = {"_target_": layout.network, **defaults, **options}
     number = model.pop("num_classes")
-    described = mmseg.describe(content, number) or describe(number)
-    return Stored(source, {"model": model}, number, layout.convert(state), described, {})
+    return Stored(source, {"model": model}, number, layout.convert(state), mmseg.describe(content, number), {})
 
 
 def describe(number: int) -> Description:

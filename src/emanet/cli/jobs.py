@@ -26,6 +26,7 @@ from emanet.inference.files import Results, predict_sources
 from emanet.inference.media import Source, find_sources, read_picture
 from emanet.inference.predictor import Predictor
 from emanet.inference.submission import SubmissionWriter, image_sizes, submission_format
+from emanet.model.stored import Stored
 from emanet.model.weights import load_weights
 from emanet.studies.runs import EVALUATIONS
 from emanet.studies.study import claimed, finished
@@ -77,7 +78,7 @@ def work(cfg: Config, run_dir: Path, extra: Sequence[L.Callback]) -> float | Non
     L.seed_everything(cfg["seed"], workers=True, verbose=False)
     optimizer = build_optimizer(cfg)
     data = build_data(cfg, "fit")
-    net = start_network(cfg, data.num_classes, fresh=checkpoint is None)
+    net = start_network(cfg, data.class_names, fresh=checkpoint is None)
     task = build_task(cfg, net, data, optimizer)
     if getattr(rank_zero_only, "rank", 0) == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -98,15 +99,15 @@ def work(cfg: Config, run_dir: Path, extra: Sequence[L.Callback]) -> float | Non
     return None if miou is None else float(miou)
 
 
-def start_network(cfg: Config, num_classes: int, *, fresh: bool) -> Any:
+def start_network(cfg: Config, class_names: Sequence[str], *, fresh: bool) -> Any:
     """The network at the start of a training, with the weights of ``init_from``; a resumed one's are replaced."""
     model = dict(cfg["model"])
     if not fresh or cfg["init_from"] is not None:
         model["pretrained"] = False
-    net = build(model, "model", num_classes=num_classes)
+    net = build(model, "model", num_classes=len(class_names))
     if cfg["init_from"] is not None:
         source = f"init_from={cfg['init_from']}"
-        kept = load_weights(net, read_weights(cfg["init_from"]), source=source, replaceable="fc2.")
+        kept = load_weights(net, read_weights(cfg["init_from"], class_names), source=source, replaceable="fc2.")
         log.info("weights from %s%s", source, f", a new classifier ({', '.join(kept)})" if kept else "")
     return net
 
@@ -145,9 +146,26 @@ def evaluate(cfg: Config, run_dir: Path) -> dict[str, int | float]:
     print_scores(task.metrics.compute(), task.class_names)
     before = stored.validation.get("val/miou")
     print(f"val/miou {task.validation['val/miou']!r}" + (f" (stored: {before!r})" if before is not None else ""))
+    if before is not None and asks_the_same(cfg, stored) and abs(task.validation["val/miou"] - before) > ROUNDING:
+        log.warning(
+            "%s scored %.4f when it was stored, and scores %.4f now, with the same settings: have the data changed?",
+            *(cfg["checkpoint"], before, task.validation["val/miou"]),
+        )
     asked = {key: cfg[key] for key in ("checkpoint", "inference", "model")}
     write_evaluation(run_dir / "summary.json", trainer, task, asked, steps=stored.validation.get("step"))
     return task.validation
+
+
+ROUNDING = 1e-3  #: difference between two mIoU that another device may make
+
+
+def asks_the_same(cfg: Config, stored: Stored) -> bool:
+    """Whether a checkpoint is evaluated as it was at the end of its training: that split, network and way to look."""
+    keys = [("dataset", "_target_"), ("dataset", "val_split"), ("trainer", "limit_val_batches")]
+    keys += [("model", key) for key in stored.settings["model"]]
+    same = all(cfg[group].get(key) == (stored.settings.get(group) or {}).get(key) for group, key in keys)
+    inference = build(cfg["inference"], "inference")
+    return same and cfg["split"] is None and inference.is_plain and inference.window is None
 
 
 def dataset_of(cfg: Config, split: str) -> Config:

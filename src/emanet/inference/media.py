@@ -6,7 +6,7 @@ Other than a benchmark's images (:mod:`emanet.data.pictures`), these are shown u
 import glob
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from emanet.common.errors import ConfigError, EMANetError
 from emanet.common.visual import Pixels
 from emanet.data.pictures import IMAGE_SUFFIXES
 
+MOST_PIXELS = 2**31  #: of a picture, 6 GB; a small file that claims more is no picture
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
 
 
@@ -42,8 +43,8 @@ class Source(NamedTuple):
 def find_sources(given: str, *, leave_out: Path | None = None) -> list[Source]:
     """The files that a path, a folder (with its subfolders) or a pattern such as ``photos/**/*.jpg`` stands for.
 
-    Of files that would share a name (a.jpg, a.png), the names keep the endings. What is hidden in a
-    folder is left out.
+    Of files whose results would share a name (a.jpg, a.png; frames of v.mp4 and v/0.png), the names keep the endings.
+    What is hidden in a folder is left out.
 
     Args:
         given: what the user typed.
@@ -65,12 +66,18 @@ def find_sources(given: str, *, leave_out: Path | None = None) -> list[Source]:
         files = [file for file in files if not file.resolve().is_relative_to(leave_out.resolve())]
     if not files:
         raise ConfigError(f"input={given}: no picture or video there; give a file, a folder or a pattern in quotes")
-    stems = [file.relative_to(root).with_suffix("") for file in files]
-    times = Counter(stems)
-    return [
-        Source(file, str(stem if times[stem] == 1 else file.relative_to(root)))
-        for file, stem in zip(files, stems, strict=True)
-    ]
+    whole = {file: file.relative_to(root) for file in files}
+    names = {file: name.with_suffix("") for file, name in whole.items()}
+    while shared := [file for file in sharing(names) if names[file] != whole[file]]:
+        names |= {file: whole[file] for file in shared}
+    return [Source(file, str(name)) for file, name in names.items()]
+
+
+def sharing(names: Mapping[Path, Path]) -> list[Path]:
+    """Files whose name another one has, and videos with others below their name, where the frames go."""
+    times = Counter(names.values())
+    folders = {folder for name in names.values() for folder in name.parents}
+    return [file for file, name in names.items() if times[name] > 1 or (Source(file, "").is_video and name in folders)]
 
 
 def read_picture(path: Path) -> Pixels:
@@ -80,7 +87,7 @@ def read_picture(path: Path) -> Pixels:
         MediaError: if it cannot be read whole.
     """
     try:
-        with Image.open(path) as picture:
+        with of_any_size(), Image.open(path) as picture:
             return to_rgb(ImageOps.exif_transpose(picture))
     except UnidentifiedImageError as error:
         pixels = cv2.imread(str(path), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)  # 16-bit color TIFF, for one
@@ -89,6 +96,16 @@ def read_picture(path: Path) -> Pixels:
         return cv2.cvtColor(to_eight_bits(pixels), cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise MediaError(f"{path}: cannot be read ({error})") from error
+
+
+@contextmanager
+def of_any_size() -> Iterator[None]:
+    """Let Pillow open pictures up to :data:`MOST_PIXELS`: it takes those above 179 megapixels for an attack."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MOST_PIXELS // 2  # it refuses twice as many
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def to_rgb(picture: Image.Image) -> Pixels:

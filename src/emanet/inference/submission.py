@@ -144,7 +144,7 @@ class SubmissionWriter:
             self._archive.close()
             if missing := sorted(self.sizes.keys() - self._packed):
                 listed = ", ".join(f"{name}.png" for name in missing[:MOST])
-                raise SubmissionError(f"the server would refuse {self.path.name}: {listed}: {len(missing)} missing")
+                raise SubmissionError(f"the server would refuse {self.path.name}: {len(missing)} missing, {listed}")
             self._temporary.replace(self.path)
         finally:
             self.discard()

@@ -1,6 +1,7 @@
 """Reading weight files safely, and fitting them to a network."""
 
 import hashlib
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -88,13 +89,13 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 def unwrap_state_dict(content: Mapping, *, source: str = "the checkpoint") -> dict[str, Tensor]:
     """The tensors of a state dict, bare or in ``{"net": ...}``, ``{"state_dict": ...}`` or ``{"model": ...}``.
 
-    Without the prefixes ``module.`` of DataParallel and ``net.`` of our task.
+    Without the prefixes ``module.`` of DataParallel, ``net.`` of our task and ``_orig_mod.`` of torch.compile.
     """
     content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
     tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
         raise WeightsError(f"{source} holds no tensors: expected a state dict, bare or under one of {WRAPPERS}")
-    return {key.removeprefix("module.").removeprefix("net."): value for key, value in tensors.items()}
+    return {re.sub(r"^((module|net|_orig_mod)\.)+", "", key): value for key, value in tensors.items()}
 
 
 def fit(

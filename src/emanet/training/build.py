@@ -8,7 +8,7 @@ import lightning as L
 import numpy as np
 from lightning.pytorch.loggers import Logger
 
-from emanet.checkpoints.restore import Stored, restore_network
+from emanet.checkpoints.restore import Stored, check_classes, restore_network
 from emanet.common.errors import ConfigError
 from emanet.config.instantiate import build
 from emanet.data.datamodule import SegmentationDataModule
@@ -117,6 +117,7 @@ def build_evaluation(
     callbacks: list[L.Callback] | None = None,
 ) -> tuple[SegmentationTask, L.Trainer]:
     """The task and the trainer that evaluate a checkpoint's network: ``trainer.validate(task, data)``."""
+    check_classes(stored, data.class_names)
     net = restore_network(stored, cfg["model"], num_classes=data.num_classes)
     setup, trainer = build_trainer(cfg, run_dir, callbacks=callbacks or [], loggers=[])
     task = SegmentationTask(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from emanet.checkpoints.reference import to_reference_state_dict
-from emanet.checkpoints.restore import read_stored, read_weights, restore
+from emanet.checkpoints.restore import check_classes, read_stored, read_weights, restore
 from emanet.common.errors import ConfigError, EMANetError, WeightsError
 from emanet.data.datasets import pascal_context, voc
 from emanet.model.mmseg import MMSegEMANet
@@ -110,6 +110,43 @@ def test_weights_alone_come_under_our_names_from_every_kind(kind: str, tmp_path:
 def mmseg_state() -> dict[str, Tensor]:
     """The tensors of mmsegmentation's own network, as large as the golden file says."""
     return {name: torch.zeros(shape) for name, shape in json.loads(GOLDEN.read_text())["shapes"].items()}
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (NAMES, None),
+        (
+            ["d", "c", "b", "a"],
+            r"names the classes a, b, c, d; the data d, c, b, a, where d, c, b, a have other numbers",
+        ),
+        (["a", "c", "x", "y"], "where c have other numbers: give the data's classes in the order of the checkpoint"),
+        (["w", "x", "y", "z"], "names its classes otherwise than the data: a as w, b as x, c as y, d as z"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["ours", "folder"])
+def test_the_classes_of_a_checkpoint_are_compared_with_the_datas(
+    kind: str, names: list[str], told: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    path = written(tmp_path, content())
+    if kind == "folder":
+        restore(path).net.save_pretrained(path := tmp_path / "out")
+    weights = read_weights(path, names)
+    assert ("fc2.weight" in weights) == (names == NAMES)
+    assert ("the classifier is not taken" in caplog.text) == (names != NAMES)
+    if told is not None and "numbers" in told:
+        with pytest.raises(WeightsError, match=told):
+            check_classes(read_stored(path), names)
+        return
+    caplog.clear()
+    check_classes(read_stored(path), names)
+    assert caplog.text == "" if told is None else told in caplog.text
+
+
+def test_classes_that_a_checkpoint_does_not_name_are_taken_as_the_datas(tmp_path: Path):
+    path = written(tmp_path, authors(EMANet(21, backbone="resnet50s", **SMALL)))
+    check_classes(read_stored(path), voc.CLASSES[::-1])
+    assert "fc2.weight" in read_weights(path, voc.CLASSES[::-1])
 
 
 @pytest.mark.parametrize("kind", ["ours", "authors", "mmsegmentation", "folder"])

@@ -242,6 +242,33 @@ def test_files_folders_and_patterns_are_found_and_named(tmp_path):
         find_sources(str(tmp_path / "*.gif"))
 
 
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (["a.jpg", "a.png", "a.jpg.jpg"], ["a.jpg", "a.jpg.jpg", "a.png"]),
+        (["a.jpg", "a.jpg.jpg", "a.jpg.jpg.png", "a.png"], ["a.jpg", "a.jpg.jpg", "a.jpg.jpg.png", "a.png"]),
+        (["a.b.jpg", "a.jpg"], ["a.b", "a"]),
+        (["v.mp4", "v/000001.png"], ["v/000001", "v.mp4"]),
+        (["v/a.png", "v.png", "x.mp4", "x.png"], ["v", "v/a", "x.mp4", "x.png"]),
+    ],
+)
+def test_results_of_different_files_have_different_names(files: list[str], names: list[str], tmp_path: Path):
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert sorted(source.name for source in find_sources(str(tmp_path))) == sorted(names)
+
+
+def test_a_picture_above_what_pillow_takes_for_an_attack_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)  # it refuses twice as many
+    Image.fromarray(photo(30, 44)).save(tmp_path / "big.png")
+    np.testing.assert_array_equal(read_picture(tmp_path / "big.png"), photo(30, 44))
+    assert Image.MAX_IMAGE_PIXELS == 400
+    monkeypatch.setattr("emanet.inference.media.MOST_PIXELS", 1000)
+    with pytest.raises(MediaError, match=r"big\.png: cannot be read .*1320 pixels.* exceeds limit of 1000 pixels"):
+        read_picture(tmp_path / "big.png")
+
+
 # --- files out --------------------------------------------------------------------------------------------------------
 
 

@@ -30,9 +30,11 @@ STATE = {"a.weight": torch.arange(3.0), "b.bias": torch.ones(2)}
         {"state_dict": STATE, "epoch": 3, "optimizer": {"lr": 0.1}},
         {"model": {f"module.{key}": value for key, value in STATE.items()}},
         {"state_dict": {f"net.{key}": value for key, value in STATE.items()}, "hyper_parameters": {}},
+        {"state_dict": {f"net._orig_mod.{key}": value for key, value in STATE.items()}},
+        {f"module._orig_mod.{key}": value for key, value in STATE.items()},
         STATE | {"epoch": 3},
     ],
-    ids=["bare", "net", "state_dict", "model and module", "our training's", "beside other things"],
+    ids=["bare", "net", "state_dict", "module", "our training's", "compiled", "compiled, on GPUs", "beside others"],
 )
 def test_a_state_dict_is_found_bare_or_wrapped(content: dict, tmp_path: Path):
     torch.save(content, tmp_path / "w.pth")
