@@ -67,6 +67,9 @@ def fit(cfg: Config, run_dir: Path, extra: Sequence[L.Callback] = ()) -> float |
     checkpoint = find_checkpoint(cfg["resume"], run_dir)
     if checkpoint is not None:
         log.info("going on from %s", checkpoint)
+    build_trainer(
+        cfg, run_dir, callbacks=[], loggers=[]
+    )  # refuses devices that are not there, before all that takes time
     L.seed_everything(cfg["seed"], workers=True, verbose=False)
     optimizer = build_optimizer(cfg)
     data = build_data(cfg, "fit")

@@ -4,6 +4,7 @@ import inspect
 import logging
 import math
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +31,7 @@ class TrainerSetup:
 
     Args:
         accelerator, devices, num_nodes: see Lightning's Trainer.
+        oversubscribe: allow more processes than a machine without a GPU has cores.
         strategy: ``auto``, which is ``ddp`` on several devices; ``ddp`` averages running statistics and broadcasts no
             buffers, see :mod:`emanet.training.distributed`; any other of Lightning's is handed on untried.
         precision: ``32-true``, ``bf16-mixed``, ``16-mixed``, ``64-true``, or ``auto``: bf16-mixed where the
@@ -55,6 +57,7 @@ class TrainerSetup:
         accelerator: str = "auto",
         devices: int | str | list[int] = 1,
         num_nodes: int = 1,
+        oversubscribe: bool = False,
         strategy: str = "auto",
         precision: str = "32-true",
         max_steps: int = 30_000,
@@ -84,7 +87,10 @@ class TrainerSetup:
             raise ValueError(f"gradient_clip_val must be null or a positive number, got {gradient_clip_val}")
         if limit_train_batches is not None and limit_train_batches <= 0:
             raise ValueError(f"limit_train_batches must be null or more than 0, got {limit_train_batches}")
+        if not re.fullmatch(r"auto|-1|[1-9]\d*|\d+(,\d+)*,?|\[\d+(, \d+)*\]", str(devices)) or devices in (0, "0"):
+            raise ValueError(f"devices must be a number from 1 on, a list of numbers, -1 or auto, got {devices!r}")
         self.accelerator, self.devices, self.num_nodes = accelerator, devices, num_nodes
+        self.oversubscribe = oversubscribe
         self.strategy, self.precision, self.sync_batchnorm = strategy, precision, sync_batchnorm
         self.matmul_precision, self.channels_last, self.compile = matmul_precision, channels_last, compile
         self.options: dict[str, Any] = {
@@ -134,7 +140,14 @@ class TrainerSetup:
         torch.set_float32_matmul_precision(self.matmul_precision)
         on_cuda = self.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
         try:
-            many = self.count_devices(torch.cuda.device_count() if on_cuda else 1) * self.num_nodes > 1
+            count = self.count_devices(torch.cuda.device_count() if on_cuda else 1)
+            on_cpu = self.accelerator in ("auto", "cpu") and not on_cuda
+            if on_cpu and count > max(2, os.cpu_count() or 1) and not self.oversubscribe:
+                raise ValueError(
+                    f"devices={count} on {os.cpu_count()} cores: each would be a process with a network of its own; "
+                    "+trainer.oversubscribe=true does it all the same"
+                )
+            many = count * self.num_nodes > 1
             plugins: list[Any] = [SafeCheckpointIO()]
             if SLURMEnvironment.detect() and "TORCHELASTIC_RUN_ID" not in os.environ:
                 # Lightning's own requeueing saves inside the signal handler, and waits for ever for a slow device
@@ -157,7 +170,7 @@ class TrainerSetup:
                 plugins=plugins,
                 default_root_dir=run_dir,
             )
-        except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
+        except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
             raise ConfigError(f"trainer: {str(error).replace('Trainer.__init__()', 'Lightning')}") from error
 
     def pick_strategy(self, many: bool) -> Any:

@@ -79,16 +79,13 @@ def test_a_key_that_nothing_reads_is_refused_by_name_also_where_it_was_forced_in
         ("optimizer.lr=-1", "optimizer: Invalid learning rate: -1"),
         ("optimizer._target_=torch.optim.Nope", "optimizer._target_=torch.optim.Nope cannot be found"),
         ("scheduler.power=-1", "scheduler: power must be 0 or more"),
-        ("trainer.max_steps=???", "trainer.max_steps=VALUE is missing"),
         ("trainer.max_steps=0", "max_steps must be at least 1, got max_steps=0"),
         ("trainer.max_steps=-1", "max_steps=-1 needs max_epochs of at least 1, got max_epochs=None"),
         ("trainer.precision=8", "trainer.precision must be a text, got 8"),
         ("trainer.precision=half", "precision must be one of auto"),
-        ("trainer.limit_train_batches=0", "limit_train_batches must be null or more than 0, got 0"),
         ("loss.upsample=half", "upsample must be one of auto, full, blocks, got upsample='half'"),
         ("loss.reduction=mean", "one of all_pixels, valid_pixels, got reduction='mean'"),
         ("seed=-1", "seed must be an integer from 0"),
-        ("name=../../x", "name must be a text without '..'"),
         ("dataset.drop_last=maybe", "dataset.drop_last must be true or false, got 'maybe'"),
         ("dataset.scales=1.0", "dataset.scales must be a list of a number, got 1.0"),
         ("model.pretrained=1", "model.pretrained must be true or false or a text or a path, got 1"),
@@ -111,7 +108,7 @@ def test_every_rule_names_a_key_that_exists():
     roots = [OmegaConf.structured(root) for root in ROOTS.values()]
     assert len(RULES) >= 10
     for key, _, _ in RULES:
-        assert any(key in list(root.keys()) for root in roots), key
+        assert any(key.partition(".")[0] in list(root.keys()) for root in roots), key
 
 
 def test_what_a_job_is_handed_is_plain_and_resolved():
