@@ -100,6 +100,8 @@ def arguments(constructor: Callable[..., Any], node: Node) -> tuple[dict[str, An
     return known, is_open
 
 
+#: how constructors refuse values; those of libraries have errors of their own besides
+REFUSALS = (TypeError, ValueError, ModuleNotFoundError, AssertionError)
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -216,7 +218,9 @@ def build(node: Any, where: str, **context: Any) -> Any:
         return partial(constructor, **values) if node.get("_partial_") else constructor(**values)
     except EMANetError:
         raise
-    except (TypeError, ValueError, ModuleNotFoundError, AssertionError) as error:
+    except Exception as error:
+        if str(node["_target_"]).startswith("emanet.") and not isinstance(error, REFUSALS):
+            raise  # a fault of ours, with its stack
         hint = remedy(error.name) if isinstance(error, ModuleNotFoundError) else ""
         told = str(error) or f"{node['_target_']} refuses {values}"  # a bare assertion of a library says nothing
         raise ConfigError(f"{where}: {told}{hint}") from error

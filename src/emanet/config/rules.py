@@ -158,14 +158,9 @@ def is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def is_below(most: int, value: Any) -> bool:
-    """Whether a number is no larger than another; whether it is one, its constructor says."""
-    return not isinstance(value, int | float) or value <= most
-
-
-def is_factor(value: float) -> bool:
-    """Whether an image can be scaled so and still be one."""
-    return 0.01 <= value <= 100
+def is_between(low: int, high: int, value: Any) -> bool:
+    """Whether a number lies between two; whether it is one, its constructor says."""
+    return low <= value <= high if isinstance(value, int | float) else True
 
 
 def is_name(value: str) -> bool:
@@ -173,14 +168,17 @@ def is_name(value: str) -> bool:
     return bool(value.strip(" .")) and not re.search(r"[/\\\0-\x1f]", value) and len(value.encode()) <= 200
 
 
-MOST_WORKERS = 8 * (os.cpu_count() or 1)  # more only take memory
 PREDICTIONS = ("mask", "overlay", "probabilities", "attention")  # what predict can save
 
 #: (key of the root, what is allowed, test)
 RULES: list[tuple[str, str, Callable[[Any], bool]]] = [
     ("name", "the name of a folder, without / and at most 200 bytes", is_name),
     ("study", "null or the name of a folder", lambda value: value is None or is_name(value)),
-    ("dataset.scales", "a list of factors from 0.01 to 100", lambda value: value and all(map(is_factor, value))),
+    (
+        "dataset.scales",
+        "a list of factors from 0.01 to 100",
+        lambda value: value and all(0.01 <= factor <= 100 for factor in value),
+    ),
     (
         "model.multi_grid",
         "null or a list of factors from 1 on",
@@ -199,10 +197,21 @@ RULES: list[tuple[str, str, Callable[[Any], bool]]] = [
 ]
 
 
-#: upper ends of sizes: what is larger is a slip of the keyboard, and would take the memory of the machine
-SIZES = {"model.K": 2**16, "model.channels": 2**16, "model.T": 1000, "model.T_eval": 1000, "dataset.batch_size": 2**16}
-SIZES |= {"dataset.eval_batch_size": 2**16, "dataset.crop_size": 2**16, "dataset.num_workers": MOST_WORKERS}
-RULES += [(key, f"at most {most}", partial(is_below, most)) for key, most in SIZES.items()]
+SIZE, SHARE = (1, 2**16), (0, 1)
+#: ends of numbers; a larger size is a slip of the keyboard, and would take the memory of the machine
+RANGES = {
+    "model.K": SIZE,
+    "model.channels": SIZE,
+    "model.T": (1, 1000),
+    "model.T_eval": (1, 1000),
+    "optimizer.momentum": SHARE,
+    "dataset.flip": SHARE,
+    "dataset.crop_size": SIZE,
+    "dataset.batch_size": SIZE,
+    "dataset.eval_batch_size": SIZE,
+    "dataset.num_workers": (0, 8 * (os.cpu_count() or 1)),
+}
+RULES += [(key, f"from {low} to {high}", partial(is_between, low, high)) for key, (low, high) in RANGES.items()]
 
 
 def are_figures(value: list[str]) -> bool:
