@@ -88,7 +88,7 @@ def expand_resume(argv: list[str]) -> list[str]:
     stored = stored_overrides(folder)
     if argument("trust", argv) != "true":
         check_stored(stored, folder, flags(argv).config_dir)
-    given = [item for item in argv[1:] if item.partition("=")[0] not in ("resume", "trust")]
+    given = [item for item in argv[1:] if item.partition("=")[0].lstrip("+") not in ("resume", "trust")]
     names = {item.partition("=")[0].lstrip("+~") for item in given}
     kept = [item for item in stored if item.partition("=")[0].lstrip("+~") not in names | {"resume"}]
     place = str(Path(str(target)).expanduser().resolve())
