@@ -116,11 +116,13 @@ def test_a_run_started_from_other_weights_replaces_the_classifier_and_keeps_the_
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["model.K=0"], "K must be at least 1, got K=0"),
+        (["model.K=0"], "model.K must be from 1 to 65536, got 0"),
         (["model.Q=1"], "model.Q"),
         (["dataset.root=/nowhere"], "not found: /nowhere"),
         (["model.pretrained=${package_file:no_such_package,x}"], "no file x in package 'no_such_package'"),
         (["resume=/nowhere"], "resume=/nowhere: no run there"),
+        (["name=../../x"], "error: name must be the name of a folder"),
+        (["hydra.run.dir=/dev/null"], "no folder can be made at hydra.run.dir=/dev/null: File exists"),
         (["dataset.batch_size=3", "trainer.accumulate_grad_batches=2"], "the nearest that fits is 4"),
     ],
 )

@@ -4,7 +4,7 @@ It is data that anybody may have written. It names classes of ours from a table,
 imported; texts that Hydra would resolve are refused; what training alone needs is left out.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 import emanet.data
 from emanet.checkpoints.restore import read_stored
 from emanet.common.errors import WeightsError
+from emanet.config.instantiate import leaves
 from emanet.config.schema import CONF_DIR
 from emanet.model.heads import HEADS
 
@@ -72,19 +73,6 @@ def vet(groups: Mapping[str, Any], source: str, *, trust: bool) -> None:
                 f"ours: {', '.join(allowed.get(place, ['none here']))}; trust=true takes other people's classes, whose "
                 "code then runs"
             )
-
-
-def leaves(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """All values that are no dictionaries or lists, with their places; keys count as values too."""
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield f"{place}.key", str(key)
-            yield from leaves(value, f"{place}.{key}".lstrip("."))
-    elif isinstance(node, list | tuple):
-        for index, value in enumerate(node):
-            yield from leaves(value, f"{place}[{index}]")
-    else:
-        yield place, node
 
 
 def evaluating(trainer: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from emanet.cli.launch import in_lightning_child, place_process
 from emanet.cli.replay import check_stored, stored_overrides
 from emanet.common.errors import ConfigError
 from emanet.common.processes import quote
+from emanet.config.schema import CONF_DIR
 from emanet.training.resume import AUTO, COMMAND, kept_command
 
 #: keys that hold paths: texts, whatever they look like
@@ -57,6 +58,9 @@ def quoted(item: str, *, swept: bool = False) -> str:
 
 def prepare(argv: list[str]) -> list[str]:
     """Quote values, and let the working directory and the parent of ``--config-dir`` hold modules of the user's own."""
+    for group in (item.removesuffix("=null") for item in argv[1:] if item.endswith("=null")):
+        if Path(CONF_DIR, group).is_dir():
+            raise ConfigError(f"{group}=null: give a file of conf/{group}/, or ~{group} to leave an optional one out")
     asked = flags(argv)
     places = [Path.cwd()] + ([Path(asked.config_dir).resolve().parent] if asked.config_dir else [])
     sys.path += [str(place) for place in places if str(place) not in sys.path]
@@ -84,7 +88,7 @@ def expand_resume(argv: list[str]) -> list[str]:
     stored = kept_command(folder) or stored_overrides(folder)
     if argument("trust", argv) != "true":
         check_stored(stored, folder, flags(argv).config_dir)
-    given = [item for item in argv[1:] if argument("resume", [item]) is None and argument("trust", [item]) is None]
+    given = [item for item in argv[1:] if item.partition("=")[0].lstrip("+") not in ("resume", "trust")]
     names = {item.partition("=")[0].lstrip("+~") for item in given}
     kept = [item for item in stored if item.partition("=")[0].lstrip("+~") not in names | {"resume"}]
     place = str(Path(str(target)).expanduser().resolve())

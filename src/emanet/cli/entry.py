@@ -11,8 +11,10 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from emanet.cli import arguments
 from emanet.cli.launch import in_lightning_child, needs_own_process, run_alone, write_result
@@ -94,6 +96,31 @@ def missing_extra(error: Exception) -> EMANetError | None:
 
     package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     return EMANetError(f"this needs {package}{remedy(package)}") if remedy(package) else None
+
+
+class FolderCheck(Callback):
+    """Refuses names that lead elsewhere and places that cannot be, before Hydra makes the folder of a run or sweep."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """For a run."""
+        self.check(config, "run")
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """For a sweep."""
+        self.check(config, "sweep")
+
+    def check(self, config: DictConfig, kind: str) -> None:
+        """End with what is wrong; Hydra prints the errors of a callback as warnings."""
+        from emanet.config.rules import wrong_values
+
+        try:
+            if lines := [*wrong_values({"name": config.name, "study": config.get("study")})]:
+                sys.exit(f"error: {lines[0]}")
+            Path(config.hydra[kind].dir).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            sys.exit(f"error: no folder can be made at hydra.{kind}.dir={error.filename}: {error.strerror}")
+        except OmegaConfBaseException as error:
+            sys.exit(f"error: {str(error).splitlines()[0]}")
 
 
 def get_ready(cfg: dict[str, Any]) -> None:

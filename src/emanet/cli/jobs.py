@@ -61,7 +61,7 @@ def train(cfg: Config, run_dir: Path) -> float | None:
 def fit(cfg: Config, run_dir: Path, extra: Sequence[L.Callback] = ()) -> float | None:
     """The same, in a folder that is known to be ours; ``extra`` callbacks join the configured ones.
 
-    Whatever can be wrong is looked at in order of cost: values, files on disk, weights, devices.
+    Whatever can be wrong is looked at in order of cost: values, devices, files on disk, weights.
     """
     with exclusive(run_dir):
         return work(with_absolute_paths(cfg), run_dir, extra)
@@ -75,6 +75,9 @@ def work(cfg: Config, run_dir: Path, extra: Sequence[L.Callback]) -> float | Non
     checkpoint = find_checkpoint(cfg["resume"], run_dir)
     if checkpoint is not None:
         log.info("going on from %s", checkpoint)
+    nodes = {name: node for name, node in cfg["callbacks"].items() if node is not None}
+    callbacks = [build(node, f"callbacks.{name}", run_dir=run_dir) for name, node in nodes.items()]
+    build_trainer(cfg, run_dir, callbacks=[], loggers=[])  # refuses devices that are not here
     L.seed_everything(cfg["seed"], workers=True, verbose=False)
     optimizer = build_optimizer(cfg)
     data = build_data(cfg, "fit")
@@ -84,8 +87,6 @@ def work(cfg: Config, run_dir: Path, extra: Sequence[L.Callback]) -> float | Non
         run_dir.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(OmegaConf.create(cfg), run_dir / "config.yaml")
     loggers = build_loggers(cfg["logger"], run_dir=run_dir, config=cfg, **description._asdict())
-    nodes = {name: node for name, node in cfg["callbacks"].items() if node is not None}
-    callbacks = [build(node, f"callbacks.{name}", run_dir=run_dir) for name, node in nodes.items()]
     setup, trainer = build_trainer(cfg, run_dir, callbacks=[*callbacks, *extra], loggers=loggers)
     setup.prepare(net)
     try:

@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from emanet.common.errors import ConfigError
+from emanet.config.instantiate import leaves
 from emanet.config.schema import CONF_DIR
 
 
@@ -59,8 +60,7 @@ def check_stored(overrides: Iterable[str], folder: Path, config_dir: str | None 
 
 def refusal(item: str, names: dict[str, set[str]], targets: set[str]) -> str | None:
     """Why an override is not repeated; ``None`` if it is."""
-    from emanet.checkpoints.settings import leaves  # importing torch takes seconds
-    from emanet.model.heads import HEADS
+    from emanet.model.heads import HEADS  # importing torch takes seconds
 
     try:
         override = OverridesParser.create().parse_override(item)

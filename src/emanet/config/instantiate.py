@@ -6,7 +6,7 @@ somebody else completes the call. Nodes inside a node are built first. Nothing h
 
 import inspect
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -103,6 +103,8 @@ def arguments(constructor: Callable[..., Any], node: Node) -> tuple[dict[str, An
     return known, is_open
 
 
+#: how constructors refuse values; those of libraries have errors of their own besides
+REFUSALS = (TypeError, ValueError, ModuleNotFoundError, AssertionError)
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -136,14 +138,29 @@ def mistakes(value: Any, where: str) -> list[str]:
             continue
         if key not in known and not is_open:
             found.append(f"{where} has no key {key!r}: {name} takes {', '.join(known)}")
-        elif key in known and not is_node(item) and not fits(item, known[key]):
+        elif key in known and not fits(item, known[key]):
             found.append(f"{where}.{key} must be {shown(known[key])}, got {item!r}")
     return found
 
 
+def leaves(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """All values that are no dictionaries or lists, with their places; keys count as values too."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield f"{place}.key", str(key)
+            yield from leaves(value, f"{place}.{key}".lstrip("."))
+    elif isinstance(node, list | tuple):
+        for index, value in enumerate(node):
+            yield from leaves(value, f"{place}[{index}]")
+    else:
+        yield place, node
+
+
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value is of an argument's type, as far as the type says."""
+    """Whether a plain value is of an argument's type, as far as the type says; a node is of whatever it builds."""
     origin, inner = get_origin(hint), get_args(hint)
+    if is_node(value):
+        return True
     if origin in (Union, types.UnionType):
         return any(fits(value, option) for option in inner)
     if origin is Literal:
@@ -161,7 +178,8 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, hint)
     if hint is Path:
         return isinstance(value, str | Path)
-    return True
+    # a text, list or mapping may be made an object of; a number or nothing at all is only itself
+    return not inspect.isclass(hint) or not isinstance(value, int | float | None) or isinstance(value, hint)
 
 
 def shown(hint: Any) -> str:
@@ -203,7 +221,9 @@ def build(node: Any, where: str, **context: Any) -> Any:
         return partial(constructor, **values) if node.get("_partial_") else constructor(**values)
     except EMANetError:
         raise
-    except (TypeError, ValueError, ModuleNotFoundError, AssertionError) as error:
+    except Exception as error:
+        if str(node["_target_"]).startswith("emanet.") and not isinstance(error, REFUSALS):
+            raise  # a fault of ours, with its stack
         hint = remedy(error.name) if isinstance(error, ModuleNotFoundError) else ""
         told = str(error) or f"{node['_target_']} refuses {values}"  # a bare assertion of a library says nothing
         raise ConfigError(f"{where}: {told}{hint}") from error

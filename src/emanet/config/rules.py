@@ -1,15 +1,18 @@
 """Which configurations make sense: checked at once, before anything heavy starts, all mistakes in one message."""
 
 import dataclasses
+import os
+import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from emanet.common.errors import ConfigError
-from emanet.config.instantiate import build, is_node, mistakes
+from emanet.config.instantiate import build, is_node, leaves, mistakes
 from emanet.model.heads import check_head, options_of
 
 
@@ -57,9 +60,7 @@ def check(cfg: dict[str, Any]) -> None:
     Raises:
         ConfigError: with a line for each mistake.
     """
-    found = [
-        f"{key} must be {allowed}, got {cfg[key]!r}" for key, allowed, accepts in RULES if is_wrong(cfg, key, accepts)
-    ]
+    found = [*wrong_values(cfg), *wrong_numbers(cfg)]
     for section, node in cfg.items():
         if section in NODES:
             found += wrong_node(section, node)
@@ -128,12 +129,28 @@ TRIALS: dict[str, Callable[[dict[str, Any]], None]] = {
 }
 
 
-def is_wrong(cfg: dict[str, Any], key: str, accepts: Callable[[Any], bool]) -> bool:
-    """Whether a value is there and out of range; one of another type than the rule can compare is."""
-    try:
-        return key in cfg and not accepts(cfg[key])
-    except (TypeError, ValueError):
-        return True
+def wrong_values(cfg: dict[str, Any]) -> Iterator[str]:
+    """What the rules say to the values that are there; one of another type than a rule can compare is wrong."""
+    for key, allowed, accepts in RULES:
+        value: Any = cfg
+        for part in key.split("."):
+            value = value.get(part, MISSING) if isinstance(value, dict) else MISSING
+        try:
+            fine = value is MISSING or accepts(value)
+        except (TypeError, ValueError, AttributeError):
+            fine = False
+        if not fine:
+            yield f"{key} must be {allowed}, got {value!r}"
+
+
+def wrong_numbers(cfg: dict[str, Any]) -> Iterator[str]:
+    """Numbers, wherever they stand, that are none, or that a network's or a counter's type cannot hold."""
+    for place, value in leaves(cfg):
+        if isinstance(value, int | float) and not abs(value) < (2**63 if isinstance(value, int) else FLOAT32):
+            yield f"{place} must be a number that {'int64' if isinstance(value, int) else 'float32'} holds, got {value}"
+
+
+FLOAT32 = torch.finfo(torch.float32).max
 
 
 def is_count(value: Any) -> bool:
@@ -141,16 +158,32 @@ def is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
+def is_between(low: int, high: int, value: Any) -> bool:
+    """Whether a number lies between two; whether it is one, its constructor says."""
+    return low <= value <= high if isinstance(value, int | float) else True
+
+
 def is_name(value: str) -> bool:
-    """Whether a text can name a folder below another one."""
-    return bool(value.strip()) and ".." not in value.split("/") and not value.startswith("/")
+    """Whether a text can name a folder: one component of a path, on every system."""
+    return bool(value.strip(" .")) and not re.search(r"[/\\\0-\x1f]", value) and len(value.encode()) <= 200
 
 
 PREDICTIONS = ("mask", "overlay", "probabilities", "attention")  # what predict can save
 
 #: (key of the root, what is allowed, test)
 RULES: list[tuple[str, str, Callable[[Any], bool]]] = [
-    ("name", "a text without '..' that names a folder", is_name),
+    ("name", "the name of a folder, without / and at most 200 bytes", is_name),
+    ("study", "null or the name of a folder", lambda value: value is None or is_name(value)),
+    (
+        "dataset.scales",
+        "a list of factors from 0.01 to 100",
+        lambda value: value and all(0.01 <= factor <= 100 for factor in value),
+    ),
+    (
+        "model.multi_grid",
+        "null or a list of factors from 1 on",
+        lambda value: value is None or all(map(is_count, value)),
+    ),
     ("seed", "an integer from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32),
     ("T_evals", "a list of numbers of EM iterations, each at least 1", lambda value: all(map(is_count, value))),
     ("n_trials", "at least 1", is_count),
@@ -162,6 +195,23 @@ RULES: list[tuple[str, str, Callable[[Any], bool]]] = [
     ("attention_bases", "null or at least 1", lambda value: value is None or is_count(value)),
     ("batch_size", "at least 1", is_count),
 ]
+
+
+SIZE, SHARE = (1, 2**16), (0, 1)
+#: ends of numbers; a larger size is a slip of the keyboard, and would take the memory of the machine
+RANGES = {
+    "model.K": SIZE,
+    "model.channels": SIZE,
+    "model.T": (1, 1000),
+    "model.T_eval": (1, 1000),
+    "optimizer.momentum": SHARE,
+    "dataset.flip": SHARE,
+    "dataset.crop_size": SIZE,
+    "dataset.batch_size": SIZE,
+    "dataset.eval_batch_size": SIZE,
+    "dataset.num_workers": (0, 8 * (os.cpu_count() or 1)),
+}
+RULES += [(key, f"from {low} to {high}", partial(is_between, low, high)) for key, (low, high) in RANGES.items()]
 
 
 def are_figures(value: list[str]) -> bool:

@@ -4,6 +4,7 @@ import inspect
 import logging
 import math
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
@@ -30,7 +32,8 @@ class TrainerSetup:
     """How a network is trained or evaluated: the values of the group ``trainer``.
 
     Args:
-        accelerator: see Lightning's Trainer.
+        accelerator, devices: see Lightning's Trainer.
+        oversubscribe: allow more processes than a machine without a GPU has cores.
         strategy: ``auto``, which is ``ddp`` on several devices; ``ddp`` averages running statistics and broadcasts no
             buffers, see :mod:`emanet.training.distributed`; any other of Lightning's is handed on untried.
         precision: ``32-true``, ``bf16-mixed``, ``16-mixed``, ``64-true``, or ``auto``: bf16-mixed where the
@@ -53,6 +56,8 @@ class TrainerSetup:
         self,
         *,
         accelerator: str = "auto",
+        devices: int | str | list[int] = 1,
+        oversubscribe: bool = False,
         strategy: str = "auto",
         precision: str = "32-true",
         max_steps: int = 30_000,
@@ -76,10 +81,13 @@ class TrainerSetup:
         for name in ("gradient_clip_val", "limit_train_batches"):
             if (value := options.get(name)) is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be null or more than 0, got {value}")
+        if not re.fullmatch(r"auto|-1|[1-9]\d*|\d+(,\d+)*,?|\[\d+(, \d+)*\]", str(devices)) or devices in (0, "0"):
+            raise ValueError(f"devices must be a number from 1 on, a list of numbers, -1 or auto, got {devices!r}")
         self.precision, self.sync_batchnorm, self.matmul_precision = precision, sync_batchnorm, matmul_precision
-        self.channels_last, self.compile = channels_last, compile
+        self.channels_last, self.compile, self.oversubscribe = channels_last, compile, oversubscribe
         self.options: dict[str, Any] = {
             "accelerator": accelerator,
+            "devices": devices,
             "strategy": strategy,
             "max_steps": max_steps,
             "max_epochs": -1 if max_epochs is None else max_epochs,
@@ -128,7 +136,7 @@ class TrainerSetup:
             plugins.append(SLURMEnvironment(auto_requeue=False))
         on_cuda = self.options["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available()
         try:
-            return L.Trainer(
+            trainer = L.Trainer(
                 precision=pick_precision(self.precision),  # type: ignore[arg-type]
                 sync_batchnorm=on_cuda if self.sync_batchnorm is None else self.sync_batchnorm,
                 **self.options,
@@ -142,8 +150,19 @@ class TrainerSetup:
                 plugins=plugins,
                 default_root_dir=run_dir,
             )
-        except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
+            cores = max(2, os.cpu_count() or 1)
+            if (
+                isinstance(trainer.accelerator, CPUAccelerator)
+                and trainer.num_devices > cores
+                and not self.oversubscribe
+            ):
+                raise ValueError(
+                    f"devices={trainer.num_devices} on {cores} cores: each would be a process with a network of its "
+                    "own; +trainer.oversubscribe=true does it all the same"
+                )
+        except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
             raise ConfigError(f"trainer: {str(error).replace('Trainer.__init__()', 'Lightning')}") from error
+        return trainer
 
 
 def pick_precision(precision: str) -> str:

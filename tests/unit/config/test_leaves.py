@@ -79,7 +79,9 @@ class Recorder:
             for name, result in stubs.items():
                 monkeypatch.setattr(home, name, self.noting(name, result))
         for module in (jobs, building):
-            monkeypatch.setattr(module, "build", self.noting("build", MagicMock(class_names=["a", "b"], num_classes=2, stage_splits={})))
+            monkeypatch.setattr(
+                module, "build", self.noting("build", MagicMock(class_names=["a", "b"], num_classes=2, stage_splits={}))
+            )
         for name in ("optimizer", "data", "task", "trainer"):  # without the checks of types that are on in tests
             monkeypatch.setattr(jobs, f"build_{name}", getattr(building, f"build_{name}").__wrapped__)
         monkeypatch.setattr(jobs, "evaluate_iterations", jobs.evaluate_iterations.__wrapped__)
