@@ -218,7 +218,8 @@ def variants(peers: Sequence[Any], device: str) -> Iterator[Variant]:
         for name in ("default",) if views else ("default", "fast"):
             for who in everybody:
                 if not views or who.name.endswith("mmsegmentation"):  # the authors' code has one view
-                    yield Variant(case, f"{who.name}; {name}", partial(make, who, CONDITIONS[name]), memory=views)
+                    as_given = "contiguous" if who in peers and name == "default" else name
+                    yield Variant(case, f"{who.name}; {name}", partial(make, who, CONDITIONS[as_given]), memory=views)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python benchmarks/step.py [--device cpu|cuda]
 
 Random weights, images and masks. A training step is loss, gradients, SGD and the move of the bases, without Lightning's
-loop and the loggers; an evaluation goes from an image to the class of each pixel. "default" is float32,
+loop and the loggers; an evaluation goes from an image to the class of each pixel. "default" is float32 in channels last,
 "fast" what trainer=fast sets: bfloat16 autocast and channels last (and TF32 products on CUDA). Peers: peers.py.
 """
 
@@ -45,9 +45,9 @@ class Condition:
 
 
 CONDITIONS = {
-    "default": Condition(),
-    "channels last": Condition(torch.channels_last),
-    "bfloat16": Condition(bfloat16=True),
+    "default": Condition(torch.channels_last),
+    "contiguous": Condition(),
+    "contiguous, bfloat16": Condition(bfloat16=True),
     "fast": Condition(torch.channels_last, bfloat16=True),
 }
 ON_CUDA = {

@@ -42,7 +42,9 @@ def test_the_operations_of_the_folded_unit_are_those_counted_by_hand():
 
 
 def test_fast_is_what_the_preset_of_the_trainer_sets():
-    preset = yaml.safe_load((page.ROOT / "conf" / "trainer" / "fast.yaml").read_text())
+    folder = page.ROOT / "conf" / "trainer"
+    default, fast = (yaml.safe_load((folder / f"{name}.yaml").read_text()) for name in ("default", "fast"))
+    preset = default | fast
     assert (preset["precision"], preset["channels_last"], preset["matmul_precision"]) == ("auto", True, "high")
     fast = step.CONDITIONS["fast"]
     assert (fast.bfloat16, fast.layout) == (True, torch.channels_last)

@@ -60,6 +60,7 @@ STUBS: dict[Any, dict[str, Any]] = {
         "write_json": None,
     },
     building: {
+        "check_transforms": None,
         "input_statistics": ((0, 0, 0), (1, 1, 1)),
         "GroupedOptimizer": MagicMock(),
         "SegmentationTask": MagicMock(),

@@ -31,7 +31,7 @@ Pixels = UInt8[np.ndarray, "h w 3"]
 Mask = UInt8[np.ndarray, "h w"]
 
 
-Spans = Sequence[tuple[float, float]]  #: first and last longitude, in tile columns 0..24
+Spans = Sequence[tuple[int | float, int | float]]  #: from a western to an eastern border, in tile columns 0..24
 
 
 class Tile(NamedTuple):

