@@ -10,8 +10,6 @@ from emanet.common.errors import ConfigError
 from emanet.data.reading import MAX_CLASSES, read_lines, read_text, some
 
 Colors = dict[str, Sequence[int]]
-IGNORED = "ignore"
-"""A name that has a color but is no class."""
 
 
 def read_classes(names: Sequence[str], file: Path | None, number: int | None) -> tuple[tuple[str, ...], Colors]:
@@ -59,7 +57,7 @@ def read_class_file(path: Path) -> tuple[list[str], Colors]:
             raise ConfigError(f"dataset.class_file={path} names {some(twice)} twice.")
         with suppress(ValueError, TypeError):
             colors: Colors = {name: [int(value) for value in color] for name, color in content.items()}
-            return [name for name in colors if name != IGNORED], colors
+            return [name for name in colors if name != "ignore"], colors
     raise ConfigError(
         f"dataset.class_file={path} must hold a YAML list of names, or pairs 'name: [r, g, b]', got {content!r:.100}."
     )

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,11 @@ class ColorLabels:
     """Labels from colors: each class one, every other color an error."""
 
     def __init__(self, colors: Mapping[str, Sequence[int]], class_names: Sequence[str]):
-        named = [*class_names, *(["ignore"] if "ignore" in colors else [])]
-        by_color: dict[int, list[str]] = {}
-        for name in named:
-            by_color.setdefault(_pack(colors[name]), []).append(name)
-        if shared := [" and ".join(names) for names in by_color.values() if len(names) > 1]:
-            raise ConfigError(f"in dataset.colors {some(shared)} have one color: give each its own.")
-        classes = {_pack(colors[name]): label for label, name in enumerate(class_names)}
-        if "ignore" in colors:
-            classes[_pack(colors["ignore"])] = IGNORE
+        packed = {name: _pack(colors[name]) for name in (*class_names, *({"ignore"} & colors.keys()))}
+        if shared := [name for name, color in packed.items() if [*packed.values()].count(color) > 1]:
+            raise ConfigError(f"dataset.colors: {some(shared)} share a color; give each its own.")
+        labels = {name: label for label, name in enumerate(class_names)}
+        classes = {color: labels.get(name, IGNORE) for name, color in packed.items()}
         self.keys = np.array(sorted(classes), np.int64)
         self.values = np.array([classes[key] for key in sorted(classes)], np.uint8)
 
@@ -36,7 +33,12 @@ class ColorLabels:
         path = require_mask(sample)
         if path.suffix.lower() in (".jpg", ".jpeg"):
             raise DatasetError(f"{path}: a mask stored as JPEG, whose compression changes colors; export it as PNG.")
-        packed = read_image(path).astype(np.int64) @ np.array([65536, 256, 1])
+        image = read_image(path)
+        # some rows at a time, since a pixel takes 60 bytes on the way
+        return np.concatenate([self._classes(part, path) for part in np.array_split(image, 1 + (image.size >> 24))])
+
+    def _classes(self, image: UInt8[np.ndarray, "h w 3"], path: Path) -> UInt8[np.ndarray, "h w"]:
+        packed = image.astype(np.int64) @ np.array([65536, 256, 1])
         place = np.minimum(np.searchsorted(self.keys, packed), len(self.keys) - 1)
         if (unknown := self.keys[place] != packed).any():
             shown = [
@@ -69,7 +71,7 @@ class FolderLabels:
             folders = visible(path for path in folder.iterdir() if path.is_dir())
             places = [folder_of(name, folders, self.class_names) for name in self.class_names]
             if unknown := [path.name for path in folders if path not in places]:
-                log.warning("%s: no class is called like the folders %s; they are not read", folder, some(unknown))
+                _say_unread(folder, some(unknown))
             self._listed[folder] = [None if place is None else pictures_by_name(place) for place in places]
         return self._listed[folder]
 
@@ -135,6 +137,11 @@ def read_layer(path: Path) -> Bool[np.ndarray, "h w"]:
         if mask.mode == "P":
             return np.array(mask.convert("RGB")).max(-1).astype(bool)
         return np.array(mask).astype(bool)
+
+
+@cache
+def _say_unread(folder: Path, names: str) -> None:
+    log.warning("%s: no class is called like the folders %s; they are not read", folder, names)
 
 
 def _pack(color: Sequence[int]) -> int:

@@ -129,11 +129,11 @@ def test_a_ratio_leaves_an_image_on_either_side(tmp_path: Path, ratio: float, he
         *(
             (
                 {"class_names": ["a", "b", "c"], "mask_encoding": "rgb", "colors": colors},
-                f"colors {names} have one color",
+                f"colors: {names} share a color",
             )
             for colors, names in [
-                ({"a": [0, 0, 0], "b": [9, 9, 9], "c": [9, 9, 9]}, "b and c"),
-                ({"a": [0, 0, 0], "b": [9, 9, 9], "c": [8, 8, 8], "ignore": [0, 0, 0]}, "a and ignore"),
+                ({"a": [0, 0, 0], "b": [9, 9, 9], "c": [9, 9, 9]}, "b, c"),
+                ({"a": [0, 0, 0], "b": [9, 9, 9], "c": [8, 8, 8], "ignore": [0, 0, 0]}, "a, ignore"),
             ]
         ),
     ],
