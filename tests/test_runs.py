@@ -74,7 +74,7 @@ def test_a_run_goes_on_from_another_directory_without_hydras_files_and_starts_if
     output = zygote.run(f"resume={tmp_path / 'run'}", cwd=tmp_path / "else")
     assert "had not saved a checkpoint yet: starting from the beginning" in output
     stored = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["hyper_parameters"]
-    assert stored["dataset"]["root"] == str(base / "data")
+    assert Path(stored["dataset"]["root"]).resolve() == base / "data"
     assert stored["trainer"]["max_steps"] == 2
 
 
