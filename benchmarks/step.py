@@ -3,8 +3,8 @@
     python benchmarks/step.py [--device cpu|cuda]
 
 Random weights, images and masks. A training step is loss, gradients, SGD and the move of the bases, without Lightning's
-loop and the loggers; an evaluation goes from an image to the class of each pixel. "default" is float32 in channels last,
-"fast" what trainer=fast sets: bfloat16 autocast and channels last (and TF32 products on CUDA). Peers: peers.py.
+loop and the loggers; an evaluation goes from an image to the class of each pixel. "default" is float32 and channels
+last, "fast" what trainer=fast sets: bfloat16 autocast as well (and TF32 products on CUDA). Peers: peers.py.
 """
 
 from collections.abc import Callable, Iterator

@@ -56,6 +56,8 @@ class ScreenHandler(logging.StreamHandler):
 class PatientFile(io.FileIO):
     """An output that takes everything: what a reader that has gone, or a full disk, no longer takes is lost."""
 
+    before: Any = None
+
     def write(self, data: Any) -> int:
         """Write, or pretend to."""
         try:
@@ -72,6 +74,8 @@ def print_patiently() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), number)
         else:
             before.flush()
-        raw = io.BufferedWriter(PatientFile(number, "w", closefd=False))
+        file = PatientFile(number, "w", closefd=False)
+        file.before = before  # which would close the number if nobody had it any more
         encoding = before.encoding if before else "utf-8"
-        setattr(sys, name, io.TextIOWrapper(raw, encoding, "backslashreplace", line_buffering=True))
+        stream = io.TextIOWrapper(io.BufferedWriter(file), encoding, "backslashreplace", line_buffering=True)
+        setattr(sys, name, stream)

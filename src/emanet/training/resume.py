@@ -36,14 +36,20 @@ def exclusive(run_dir: Path) -> Iterator[None]:
         return
     try:
         with locked(run_dir / ".run.lock"):
-            if HydraConfig.initialized():
-                write_json(run_dir / COMMAND, {"overrides": list(map(anchored, HydraConfig.get().overrides.task))})
+            if kept_command(run_dir) is None:
+                keep_command(run_dir)
             yield
     except BlockingIOError as error:
         raise ConfigError(
             f"{run_dir} is at work: {error} trains in it, and two runs in one folder would mix\n"
             "wait for that one to end, or give this one a folder of its own: hydra.run.dir=FOLDER"
         ) from error
+
+
+def keep_command(run_dir: Path) -> None:
+    """Keep the overrides of this run; of a resumed one, once it is known that it can go on with them."""
+    if HydraConfig.initialized():
+        write_json(run_dir / COMMAND, {"overrides": list(map(anchored, HydraConfig.get().overrides.task))})
 
 
 def kept_command(run_dir: Path) -> list[str] | None:

@@ -35,13 +35,20 @@ def test_a_disk_without_room_leaves_the_old_checkpoint_and_no_fragment(tmp_path:
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def test_a_failing_torch_save_is_reported_the_same_way(tmp_path: Path, monkeypatch):
+@pytest.mark.parametrize(
+    ("cause", "message"),
+    [
+        ("PytorchStreamWriter failed writing file", "PytorchStreamWriter failed writing file.*Is the disk full"),
+        ("DataLoader worker (pid 7) is killed by signal: Killed.", "^DataLoader worker .*want of memory.*num_workers"),
+    ],
+)
+def test_a_failure_while_saving_is_told_by_its_cause(tmp_path: Path, monkeypatch, cause: str, message: str):
     def fail(checkpoint, file):
         file.write(b"half")
-        raise RuntimeError("PytorchStreamWriter failed writing file\nand a stack of internals")
+        raise RuntimeError(f"{cause}\nand a stack of internals")
 
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(CheckpointError, match="PytorchStreamWriter failed writing file") as caught:
+    with pytest.raises(CheckpointError, match=message) as caught:
         SafeCheckpointIO().save_checkpoint({}, tmp_path / "last.ckpt")
     assert "internals" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []

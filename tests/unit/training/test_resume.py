@@ -85,6 +85,7 @@ def test_a_run_starts_goes_on_or_is_protected(tmp_path, monkeypatch):
     assert find_checkpoint(None, tmp_path) == last
     with pytest.raises(ConfigError, match="had not saved one yet: start it again"):
         find_checkpoint(str(tmp_path / "none"), tmp_path)
+    assert find_checkpoint(str(tmp_path / "none"), tmp_path / "none") is None, "the run itself starts again"
 
 
 def test_a_kill_while_writing_across_file_systems_leaves_the_checkpoint_whole(tmp_path, monkeypatch):

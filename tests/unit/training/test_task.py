@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from emanet.common.errors import ConfigError, DatasetError
 from emanet.model.mmseg import MMSegEMANet
 from emanet.training.losses import blocks as upsampled_loss_blocks
 from emanet.training.losses import upsampled as upsampled_loss
@@ -160,6 +161,20 @@ def test_training_and_validation_call_the_network_itself_which_is_what_gets_comp
     fit(task, [tiny_batch(1)])
     task.validation_step(tiny_batch(1), 0)
     assert calls == [{"return_bases": True, "low": True}, {"low": True}]
+
+
+def test_a_batch_norm_with_one_value_per_channel_and_nan_in_the_input_are_said_in_words():
+    batch = tiny_batch(1)
+    batch["image"], batch["mask"] = batch["image"][..., :8, :8], batch["mask"][..., :8, :8]  # one feature
+    task = RecordingTask(tiny_net(), frozen_bn=False)
+    with pytest.raises(
+        ConfigError, match=r"1 image\(s\) of \(8, 8\) leave a batch norm one value per channel\n.*crop_size"
+    ):
+        fit(task, [batch])
+    broken = tiny_batch(2)
+    broken["image"][1, 0, 3, 3] = torch.nan
+    with pytest.raises(DatasetError, match=r"the input holds NaN or infinite values: 0-0, 0-1"):
+        task.validation_step(broken | {"name": ["0-0", "0-1"]}, 0)
 
 
 def test_validation_does_not_move_the_network():

@@ -45,7 +45,7 @@ def saved_step(folder: Path) -> int:
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_in_a_step_saves_after_it_and_says_how_to_go_on(tmp_path, number):
     before = signal.getsignal(number)
     with pytest.raises(InterruptedRunError, match=rf"saved at step 3; go on with: .* resume={tmp_path}"):
@@ -93,6 +93,18 @@ def test_of_several_signals_the_most_urgent_counts():
     finally:
         interrupts.release()
     assert interrupts.request == Request.NONE
+
+
+def test_under_nohup_a_closed_terminal_is_no_reason_to_stop():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    interrupts = Interrupts()
+    try:
+        interrupts.listen()
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert interrupts.request == Request.NONE
+    finally:
+        interrupts.release()
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from emanet.common.provenance import git_state
 from emanet.training.callbacks import LastCheckpoint, RunSummary
+from emanet.training.callbacks import summary as summary_module
 from emanet.training.callbacks.summary import print_scores
 from emanet.training.loggers.csv import RunCSVLogger
 from emanet.training.metrics import scores_from_confusion
@@ -93,6 +94,20 @@ def test_a_run_that_fails_says_why(tmp_path: Path):
     summary = summary_of(tmp_path)
     assert (summary["status"], summary["error"]) == ("failed", "RuntimeError: the dog ate the batch")
     assert summary["val/miou"] is not None  # of the validation before
+
+
+def test_a_run_that_fails_on_a_full_disk_is_not_said_to_be_running(tmp_path: Path, monkeypatch):
+    class Full(RunSummary):
+        def on_train_batch_end(self, trainer, *args):
+            def write(path, content):
+                raise OSError(28, "No space left on device")
+
+            monkeypatch.setattr(summary_module, "write_json", write)
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        make_trainer(tmp_path, [Full(tmp_path)]).fit(make_task(), ColorData())
+    assert summary_of(tmp_path)["status"] == "failed"
 
 
 def test_while_it_runs_the_summary_says_so(tmp_path: Path):

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import resource
 import socket
 import time
 from collections.abc import Iterator
@@ -126,6 +127,19 @@ def test_rows_from_a_step_on_are_dropped_and_so_is_a_torn_last_line(tmp_path: Pa
     (tmp_path / "metrics.csv").write_text("step,a,b\n0,1,2\n5,1,2\n9,1,2\n10,1,2\n3,1")
     RunCSVLogger(tmp_path).drop_from(9)
     assert [row["step"] for row in rows_of(tmp_path)] == ["0", "5"]
+
+
+def test_a_full_disk_leaves_no_half_row_and_the_rows_come_when_there_is_room(tmp_path: Path, caplog):
+    logger = RunCSVLogger(tmp_path)
+    for step in range(3):
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if step == 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "metrics.csv").stat().st_size + 3, limits[1]))
+        logger.log_metrics({"a": 0.125}, step)
+        logger.save()
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert [row["step"] for row in rows_of(tmp_path)] == [["0"], ["0"], ["0", "1", "2"]][step]
+    assert "metrics.csv cannot be written, its rows are kept for later" in caplog.text
 
 
 def test_an_unknown_logger_or_option_is_refused_by_name(tmp_path: Path):
