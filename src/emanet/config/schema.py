@@ -153,7 +153,7 @@ class InspectConfig:
 class ReportConfig:
     """Root of conf/report.yaml."""
 
-    runs: Any = None  # folder below which runs lie, a runs.jsonl, a summary; or a list of such
+    runs: Any = None  # folder below which runs lie, or a runs.jsonl; or a list of such
     wandb: str | None = None  # also the runs of this W&B project: entity/project
     output: str | None = None  # folder for what is written; null: report/ in the first folder of runs
     page: str | None = None  # place of the Markdown page; null: report.md in the output folder
