@@ -140,8 +140,8 @@ def ours(content: Mapping[str, Any], source: str) -> Stored:
     """A checkpoint of our training."""
     settings, validation = dict(content["hyper_parameters"]), dict(content.get("validation") or {})
     settings["model"] = dict(settings["model"])
-    if content.get("global_step", validation.get("step")) != validation.get("step"):
-        validation = {}  # of an earlier step than the weights
+    if validation and content.get("global_step", validation.get("step")) != validation.get("step"):
+        validation = {"step": content["global_step"]}  # the scores are of earlier weights
     name, classes = str((settings.get("dataset") or {}).get("name", "")), content["classes"]
     described = Description(name, classes["names"], classes["palette"], miou=validation.get("val/miou"))
     state = unwrap_state_dict(content, source=source)

@@ -15,6 +15,7 @@ from emanet.common.errors import WeightsError
 from emanet.config.instantiate import leaves
 from emanet.config.schema import CONF_DIR
 from emanet.model.heads import HEADS
+from emanet.model.stored import refusing
 
 TRAINER = "emanet.training.TrainerSetup"
 #: what a data set of a checkpoint may be
@@ -50,8 +51,9 @@ def stored_settings(path: str, *, trust: bool = False) -> dict[str, Any]:
         files["model"].append(f"head/{groups['model'].get('head', 'ema')}")
     for group, names in files.items():
         defaults = [OmegaConf.load(f"{CONF_DIR}/{name}.yaml") for name in names]
-        merged = OmegaConf.merge(*defaults, groups[group])
-        groups[group] = OmegaConf.to_container(merged, resolve=False)
+        with refusing(f"{path}: its settings of the {group} are of other types than ours"):
+            merged = OmegaConf.merge(*defaults, groups[group])
+            groups[group] = OmegaConf.to_container(merged, resolve=False)
     return stored | groups
 
 

@@ -17,7 +17,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """Read a JSON object; ``None`` where there is none, or a damaged one."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
 
 

@@ -7,6 +7,7 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, ModelHubMixin, snapshot_download
@@ -14,13 +15,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from emanet.common.errors import WeightsError
-from emanet.common.files import replacing, write_json
+from emanet.common.files import write_json
 from emanet.model.backbone import input_statistics
 from emanet.model.heads import options_of
 from emanet.model.stored import NETWORKS, UNKNOWN, Description, Stored, check_names, refusing, restore_network
 from emanet.model.weights import CHECKSUM, checksum, read_state_dict
 
-WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
+WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
 DOWNLOAD = ("revision", "cache_dir", "force_download", "local_files_only", "token")  #: options of the Hub's
 CARD = Path(__file__).with_name("card.md")  #: the model card's template
 
@@ -35,12 +36,22 @@ class HubMixin(ModelHubMixin):
     head: Any
     head_name: str
 
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
+        """As the mixin's, but written beside and renamed: a save that fails leaves what was in the folder."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder, prefix=".saving") as beside:
+            address = super().save_pretrained(beside, **{"repo_id": folder.name} | options)
+            for name in (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE):
+                if name != CARD_FILE or not (folder / name).exists():  # which may be the user's own
+                    (Path(beside) / name).replace(folder / name)
+        return address
+
     def _save_pretrained(self, save_directory: Path) -> None:
         """Write weights and configuration; the card is the mixin's next step."""
         assert isinstance(self, nn.Module)
         state = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
-        with replacing(save_directory / WEIGHTS_FILE) as file:
-            save_file(state, file, metadata={"format": "pt"})
+        save_file(state, save_directory / WEIGHTS_FILE, metadata={"format": "pt"})
         write_json(
             save_directory / CONFIG_FILE, self.hub_config() | {CHECKSUM: checksum(save_directory / WEIGHTS_FILE)}
         )

@@ -51,6 +51,7 @@ def test_what_training_alone_needs_or_would_write_is_left_out(tmp_path: Path):
         ({"model": MODEL | {"head": "antigravity.Head"}}, "head=antigravity.Head"),
         ({"dataset": DATASET | {"root": "${oc.env:HOME}"}}, "dataset.root holds '${oc.env:HOME}'"),
         ({"dataset": "x"}, "holds no settings"),
+        ({"model": MODEL | {"multi_grid": {"a": 1}}}, "its settings of the model are of other types than ours"),
     ],
 )
 def test_what_is_not_ours_is_refused_by_name_before_anything_is_imported(tmp_path: Path, groups: dict, place: str):

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 from emanet import EMANet
-from emanet.checkpoints.restore import restore
+from emanet.checkpoints.restore import read_weights, restore
 from emanet.common.errors import WeightsError
 from emanet.model.backbone import input_statistics
 from emanet.model.mmseg import MMSegEMANet
@@ -188,6 +188,20 @@ def test_folders_that_do_not_fit_are_refused_by_name(net: EMANet, tmp_path: Path
         EMANet.from_pretrained(tmp_path)
 
 
+def test_a_save_that_fails_leaves_what_was_there(net: EMANet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    net.save_pretrained(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(state: dict, path: Path, **options: object) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("emanet.model.hub.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        EMANet(3, **SMALL).save_pretrained(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 # --- hostile folders ------------------------------------------------------------------------------------------------
 
 
@@ -247,6 +261,23 @@ def test_odd_content_is_refused_in_one_weights_error(saved: Path, change: dict |
         with pytest.raises(WeightsError, match=message) as caught:
             read(tmp_path)
         assert str(caught.value).count("\n") <= 1
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("content", [None, b"", b"version https://git-lfs.github.com/spec", b"\xff\xfe{", "folder"])
+def test_files_that_are_none_are_refused_in_one_weights_error(
+    saved: Path, name: str, content: bytes | str | None, tmp_path: Path
+):
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    (tmp_path / name).unlink()
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    elif content is not None:
+        (tmp_path / name).mkdir()
+    for read in (EMANet.from_pretrained, restore, read_weights):
+        with pytest.raises(WeightsError, match=name) as caught:
+            read(tmp_path)
+        assert str(caught.value).count("\n") == 0
 
 
 @pytest.mark.parametrize("pretrained", [True, "imagenet.pth"])
