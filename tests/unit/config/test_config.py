@@ -89,7 +89,7 @@ def test_a_key_that_nothing_reads_is_refused_by_name_also_where_it_was_forced_in
         ("dataset.drop_last=maybe", "dataset.drop_last must be true or false, got 'maybe'"),
         ("dataset.scales=1.0", "dataset.scales must be a list of a number, got 1.0"),
         ("model.pretrained=1", "model.pretrained must be true or false or a text or a path, got 1"),
-        ("T_evals=[0]", "T_evals must be a list of numbers of EM iterations, each at least 1, got [0]"),
+        ("T_evals=[0]", "T_evals must be numbers of EM iterations from 1 to 1000, got [0]"),
     ],
 )
 def test_senseless_values_are_refused_with_what_was_got_and_what_is_allowed(override: str, message: str):
