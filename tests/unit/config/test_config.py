@@ -100,8 +100,8 @@ def test_senseless_values_are_refused_with_what_was_got_and_what_is_allowed(over
 
 def test_all_mistakes_are_named_at_once():
     with pytest.raises(ConfigError) as caught:
-        settled("model.momentum=2", "optimizer.lr=-1.0", "trainer.max_steps=0")
-    assert all(text in str(caught.value) for text in ("momentum=2.0", "Invalid learning rate", "max_steps=0"))
+        settled("model.momentum=2.5", "optimizer.lr=-1.0", "trainer.max_steps=0")
+    assert all(text in str(caught.value) for text in ("momentum=2.5", "Invalid learning rate", "max_steps=0"))
 
 
 def test_every_rule_names_a_key_that_exists():
