@@ -89,7 +89,7 @@ def test_a_key_that_nothing_reads_is_refused_by_name_also_where_it_was_forced_in
         ("dataset.drop_last=maybe", "dataset.drop_last must be true or false, got 'maybe'"),
         ("dataset.scales=1.0", "dataset.scales must be a list of a number, got 1.0"),
         ("model.pretrained=1", "model.pretrained must be true or false or a text or a path, got 1"),
-        ("T_evals=[0]", "T_evals must be a list of numbers of EM iterations, each at least 1, got [0]"),
+        ("T_evals=[0]", "T_evals must be numbers of EM iterations from 1 to 1000, got [0]"),
     ],
 )
 def test_senseless_values_are_refused_with_what_was_got_and_what_is_allowed(override: str, message: str):
@@ -100,8 +100,8 @@ def test_senseless_values_are_refused_with_what_was_got_and_what_is_allowed(over
 
 def test_all_mistakes_are_named_at_once():
     with pytest.raises(ConfigError) as caught:
-        settled("model.momentum=2", "optimizer.lr=-1.0", "trainer.max_steps=0")
-    assert all(text in str(caught.value) for text in ("momentum=2", "Invalid learning rate", "max_steps=0"))
+        settled("model.momentum=2.5", "optimizer.lr=-1.0", "trainer.max_steps=0")
+    assert all(text in str(caught.value) for text in ("momentum=2.5", "Invalid learning rate", "max_steps=0"))
 
 
 def test_every_rule_names_a_key_that_exists():
