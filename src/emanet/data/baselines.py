@@ -15,6 +15,7 @@ class Baselines(NamedTuple):
     """Confusion matrices of the evaluated split, (true class, answer), in pixels."""
 
     color_table: Int[np.ndarray, "classes classes"]
+    balanced_color_table: Int[np.ndarray, "classes classes"]  #: classes weighted by one over the root of their share
     constant: Int[np.ndarray, "classes classes"]
 
 
@@ -22,7 +23,8 @@ def measure_baselines(train: Iterable[Pair], evaluated: Iterable[Pair], num_clas
     """Answer by color alone, and by the most frequent class alone.
 
     The color table holds the most frequent class of the training pixels of each of 32 x 32 x 32 colors, and the most
-    frequent class of all for colors that the training lacks.
+    frequent class of all for colors that the training lacks. Where classes are weighted, as a loss may weight them, rare
+    ones win more often.
 
     Args:
         train: images and masks that the answers are learned from; labels that are no class do not count.
@@ -30,21 +32,24 @@ def measure_baselines(train: Iterable[Pair], evaluated: Iterable[Pair], num_clas
         num_classes: number of classes.
     """
     colors = 2 ** (3 * BITS)
-    counts = np.zeros(colors * num_classes, np.int64)
+    seen = np.zeros(colors * num_classes, np.int64)
     for image, mask in train:
         labeled = mask < num_classes
         cells = color_codes(image)[labeled] * num_classes + mask[labeled]
-        counts += np.bincount(cells, minlength=colors * num_classes)
-    table = counts.reshape(colors, num_classes)
-    most_frequent = table.sum(0).argmax()
-    answers = np.where(table.any(1), table.argmax(1), most_frequent)
-    by_color, constant = np.zeros((2, num_classes, num_classes), np.int64)
+        seen += np.bincount(cells, minlength=colors * num_classes)
+    table = seen.reshape(colors, num_classes)
+    shares = table.sum(0)
+    weights = 1 / np.sqrt(np.maximum(shares, 1))
+    tables = [np.where(table.any(1), votes.argmax(1), shares.argmax()) for votes in (table, table * weights)]
+    answers = [*tables, np.full(colors, shares.argmax())]
+    found = np.zeros((3, num_classes, num_classes), np.int64)
     for image, mask in evaluated:
         labeled = mask < num_classes
-        truth, answer = mask[labeled].astype(np.int64), answers[color_codes(image)[labeled]]
-        by_color += np.bincount(truth * num_classes + answer, minlength=num_classes**2).reshape(by_color.shape)
-        constant[:, most_frequent] += np.bincount(truth, minlength=num_classes)
-    return Baselines(by_color, constant)
+        truth, codes = mask[labeled].astype(np.int64), color_codes(image)[labeled]
+        for counts, answer in zip(found, answers, strict=True):
+            cells = np.bincount(truth * num_classes + answer[codes], minlength=num_classes**2)
+            counts += cells.reshape(counts.shape)
+    return Baselines(*found)
 
 
 def color_codes(image: UInt8[np.ndarray, "h w 3"]) -> Int[np.ndarray, "h w"]:
