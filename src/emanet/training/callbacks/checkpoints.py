@@ -9,7 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from emanet.common.checks import at_least_one
-from emanet.training.resume import keep_command
+from emanet.training.resume import COMMAND, keep_command
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
@@ -35,8 +35,9 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """What a resumed run starts from need not be saved again; the command that it goes on with is kept."""
         self._saved_step = trainer.global_step
-        if trainer.is_global_zero:
-            keep_command(self.path.parent.parent)
+        folder = self.path.parent.parent
+        if trainer.is_global_zero and (folder / COMMAND).is_file():  # checkpoints may go elsewhere
+            keep_command(folder)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
