@@ -103,7 +103,7 @@ def test_a_study_started_twice_shares_the_work(study, zygote, tmp_path):
     place = f"hydra.sweep.dir={tmp_path / 'sweep'}"
     one = zygote.start(*arguments, place, "seed=0,1", "T_evals=[]", cwd=tmp_path)
     two = zygote.start(*arguments, place, "seed=0,1", "T_evals=[]", cwd=tmp_path)
-    outputs = [run.wait() for run in (one, two)]
+    outputs = [run.wait(None) for run in (one, two)]
     trained = [output.count("run folder:") for output in outputs]
     assert sum(trained) == 4, outputs
     assert all(
