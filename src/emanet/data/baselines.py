@@ -23,8 +23,8 @@ def measure_baselines(train: Iterable[Pair], evaluated: Iterable[Pair], num_clas
     """Answer by color alone, and by the most frequent class alone.
 
     The color table holds the most frequent class of the training pixels of each of 32 x 32 x 32 colors, and the most
-    frequent class of all for colors that the training lacks. Where classes are weighted, as a loss may weight them, rare
-    ones win more often.
+    frequent class of all for colors that the training lacks. Where classes are weighted, as a loss may weight them,
+    rare ones win more often.
 
     Args:
         train: images and masks that the answers are learned from; labels that are no class do not count.
