@@ -84,18 +84,18 @@ def test_a_second_process_in_the_folder_of_a_run_is_refused_and_changes_nothing(
     first = zygote.start(
         *long, "callbacks.last.every_n_steps=1", "callbacks.save_on_signal.every_n_steps=1", cwd=tmp_path
     )
-    first.wait_for(run / "checkpoints" / "last.ckpt")
+    while not (run / "checkpoints" / "last.ckpt").is_file():
+        assert first.process.is_alive(), first.wait(code=None)
+        time.sleep(0.05)
     kept = (run / "command.json").read_bytes()
     for again in ([f"resume={run}"], command(base / "data", run, "seed=5", "trainer.max_steps=2")):
         output = zygote.run(*again, cwd=tmp_path, code=1)
-        assert f"{run} is at work: process {first.pid} on " in output
+        assert f"{run} is at work: process {first.process.pid} on " in output
         assert "hydra.run.dir=FOLDER" in output
         assert "Traceback" not in output
     assert (run / "command.json").read_bytes() == kept
-    os.kill(first.pid, signal.SIGHUP)  # a terminal that is closed
-    done = first.wait()
-    assert done.code == 143
-    assert "go on with: python src/train.py resume=" in done.output
+    os.kill(first.process.pid, signal.SIGHUP)  # a terminal that is closed
+    assert "go on with: python src/train.py resume=" in first.wait(code=143)
     taken = steps(run)
     assert taken == list(range(len(taken)))
 

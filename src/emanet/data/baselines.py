@@ -8,7 +8,7 @@ from jaxtyping import Int, UInt8
 
 BITS = 5  # of each color channel that the table tells apart
 
-Pair = tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]
+Pair = tuple[np.ndarray, np.ndarray]  #: image (h, w, 3) and mask (h, w), both uint8
 
 
 class Baselines(NamedTuple):

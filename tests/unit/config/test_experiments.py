@@ -87,7 +87,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_file_is_a_case_and_the_published_totals_are_those_of_the_formula():
     files = {path.stem for path in (Path(CONF_DIR) / "experiment").glob("*.yaml")}
-    assert set(CASES) == files - {"quickstart", "quickstart_short"}
+    assert set(CASES) == files - {"quickstart", "quickstart_short", "land_cover"}
     assert len(CASES) == 15
     assert parameters(CASES["voc_r50_os16"]) == pytest.approx(34.781e6, abs=500)
     assert parameters(CASES["voc_r101_512"]) == pytest.approx(53.774e6, abs=500)
