@@ -48,9 +48,12 @@ class ColorTable(L.Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print them below the scores of the network."""
-        for name, title in (
-            (("color_table", "by color alone"), ("constant", "most frequent class")) if self.facts else ()
-        ):
+        titles = {
+            "color_table": "by color alone",
+            "balanced_color_table": "by color, balanced",
+            "constant": "one class",
+        }
+        for name, title in titles.items() if self.facts else ():
             miou, accuracy = (self.facts[f"baseline/{name}_{score}"] for score in ("miou", "pixel_accuracy"))
             text = f"without a network, {title:<19}  mIoU {miou:.4f}, pixel accuracy {accuracy:.4f}"
             Console().print(text, highlight=False, soft_wrap=True)
