@@ -13,15 +13,9 @@ import pytest
 import torch
 
 from fake_data import write_voc
-from zygote import SRC, TINY, Zygote
+from zygote import SRC, TINY
 
 CONSTANT = ["scheduler=constant", "dataset.num_workers=0", "model.dropout=0.1"]
-
-
-@pytest.fixture(scope="module")
-def zygote() -> Zygote:
-    """The process that starts the runs."""
-    return Zygote()
 
 
 @pytest.fixture(scope="module")

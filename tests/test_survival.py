@@ -67,12 +67,6 @@ DEATHS = {
 
 
 @pytest.fixture(scope="module")
-def zygote() -> Zygote:
-    """The process that starts the runs."""
-    return Zygote()
-
-
-@pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the data."""
     folder = tmp_path_factory.mktemp("survival")

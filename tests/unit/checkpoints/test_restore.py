@@ -270,4 +270,6 @@ def test_no_weights_are_fetched_whatever_the_settings_say(tmp_path: Path, monkey
     monkeypatch.setattr("timm.models._builder.load_pretrained", None)
     monkeypatch.setattr("emanet.model.backbone.read_state_dict", None)
     for pretrained in (True, "imagenet.pth"):
-        restore(written(tmp_path, content(model__pretrained=pretrained)))
+        stored = content(model__pretrained=pretrained)
+        weights = restore(written(tmp_path, stored)).net.state_dict()
+        assert all(torch.equal(weights[key.removeprefix("net.")], value) for key, value in stored["state_dict"].items())

@@ -137,6 +137,7 @@ def test_the_configuration_builds_the_port(golden):
         ({"aux_weight": -1.0}, "aux_weight must be 0 .* got -1"),
         ({"norm": "layer"}, "head=ema_mmseg has no option norm: .*; norm belongs to head=ema$"),
         ({"backbone": "test_vit", "output_stride": 16}, "layer3, which 'test_vit' lacks: set aux_weight=0"),
+        ({"skips": [4]}, "skips are not joined where an auxiliary head is trained: set aux_weight=0"),
     ],
 )
 def test_senseless_values_are_refused(options: dict, message: str):
