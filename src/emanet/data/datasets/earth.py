@@ -115,7 +115,7 @@ class EarthTiles(SegmentationDataModule):
             place = f"{tile.split}/{tile.name}.png"
             Image.fromarray(tile.image).save(folder / "images" / place, compress_level=3)
             mask = Image.fromarray(tile.mask)
-            mask.putpalette(cls.palette.tobytes())
+            mask.putpalette(cls.palette.tobytes().ljust(3 * 256, b"\0"))  # fewer colors would be stored in fewer bits
             mask.save(folder / "masks" / place)
         (folder / "classes.txt").write_text("\n".join(cls.class_names) + "\n", encoding="utf-8")
 

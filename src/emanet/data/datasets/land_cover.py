@@ -5,12 +5,11 @@ from types import MappingProxyType
 
 import cv2
 import numpy as np
-from jaxtyping import Bool
 from PIL import Image
 
 from emanet.common.errors import DatasetError
 from emanet.data.datasets.earth import SIZE, TILE, EarthTiles, Mask, Spans, nearest, not_the_map, source_file, within
-from emanet.data.reading import Sample, make_lut
+from emanet.data.reading import IGNORE, Sample, make_lut
 
 COVERS = {  # class: its types of the IGBP legend
     "ocean": (0,),
@@ -41,7 +40,7 @@ class LandCover(EarthTiles):
 
     name, class_names, palette = "land_cover", CLASSES, PALETTE
     splits = ("train", "val", "fit", "tune")
-    split_sizes = MappingProxyType({"train": 233, "val": 40, "fit": 144, "tune": 22})
+    split_sizes = MappingProxyType({"train": 221, "val": 38, "fit": 138, "tune": 19})
     spans = MappingProxyType(
         {  # half a column, 7.5 degrees or 830 km at the equator, lies between a training and a validation tile
             "train": ((0, 1.5), *((column + 1.5, column + 3.5) for column in range(2, 22, 4)), (23.5, 24)),
@@ -67,18 +66,26 @@ class LandCover(EarthTiles):
             kinds = np.asarray(picture)
         if kinds.ndim != 2 or kinds.dtype != np.uint8:
             raise not_the_map("land_cover", path, PACKAGE)
-        covers = TYPE_LUT[kinds]
+        covers = TYPE_LUT.take(kinds)
         if (covers >= len(CLASSES)).any():
             raise DatasetError(f"land_cover: {path} holds other values than the IGBP types 0..16")
-        return nearest(np.where(inland(kinds == 0), CLASSES.index("inland water"), covers).astype(np.uint8), SIZE)
+        return nearest(divide_water(covers), SIZE)
 
 
-def inland(water: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """Water that no way of water pixels, corner to corner or around the globe, connects with the largest of all."""
+def divide_water(covers: Mask) -> Mask:
+    """Tell inland water, and what the map lacks, from the ocean; all three are type 0 there.
+
+    The ocean is the largest water and what water pixels connect with it, corner to corner or around the globe. Water
+    at the south pole is none: those rows of the map are empty.
+    """
+    water = covers == CLASSES.index("ocean")
     _, parts = cv2.connectedComponents(water.astype(np.uint8), connectivity=8)
     ocean = np.bincount(parts[water]).argmax()
     across = {part for side in (0, -1) for part in parts[parts[:, side] == ocean, -1 - side] if part}
-    return water & ~np.isin(parts, [ocean, *across])
+    divided = covers.copy()
+    divided[water & ~np.isin(parts, [ocean, *across])] = CLASSES.index("inland water")
+    divided[water & np.isin(parts, parts[-1])] = IGNORE
+    return divided
 
 
 def place_of(name: str) -> tuple[int, int]:

@@ -72,7 +72,7 @@ def counts(root: Path) -> dict[str, int]:
         ("blue_marble", {"train": 92, "val": 58}, "tropical arid temperate cold polar ocean"),
         (
             "land_cover",
-            {"train": 233, "val": 40},
+            {"train": 221, "val": 38},
             "ocean forest grass and shrub cropland barren snow and ice inland water",
         ),
     ],
@@ -87,9 +87,9 @@ def test_the_tiles_are_as_many_as_the_readme_says_and_show_two_classes_or_more(
         assert tiles(root, split).keys() == tiles(root, split, "images").keys()
         for tile, mask in tiles(root, split).items():
             assert mask.shape == (225, 225)
-            shares = [(mask == label).mean() for label in range(7)]
+            shares = [(mask == label).mean() for label in (*range(7), 255)]
             assert sum(shares) == pytest.approx(1), tile
-            assert sum(share > 0.02 for share in shares) >= 2, tile
+            assert sum(share > 0.02 for share in shares[:-1]) >= 2, tile
 
 
 @EACH
@@ -178,6 +178,14 @@ def test_water_without_a_way_to_the_ocean_is_inland(
     assert LandCover.class_names[maps["land_cover"][row, column]] == cover
 
 
+def test_the_empty_rows_at_the_south_pole_are_ignored_and_nothing_else(maps: dict[str, np.ndarray]) -> None:
+    ignored = maps["land_cover"] == 255
+    assert ignored[-1].all()
+    rows = np.nonzero(ignored.any(1))[0]
+    assert rows[0] == 2683  # 88.9 S
+    assert not (maps["blue_marble"] == 255).any()
+
+
 def test_a_training_tile_may_be_moved_to_the_south_and_to_the_east(roots: dict[str, Path], image: np.ndarray) -> None:
     moved = tiles(roots["land_cover"], "train", "images")["r05_c08_112_0"]
     np.testing.assert_array_equal(moved, image[5 * TILE + 112 : 6 * TILE + 112, 8 * TILE : 9 * TILE])
@@ -199,7 +207,7 @@ def test_masks_are_palette_pngs_in_the_colors_of_the_legend(roots: dict[str, Pat
 
 @pytest.mark.parametrize(
     ("name", "answer", "miou", "accuracy"),
-    [("blue_marble", "ocean", 0.0842, 0.5049), ("land_cover", "ocean", 0.0636, 0.4455)],
+    [("blue_marble", "ocean", 0.0842, 0.5049), ("land_cover", "ocean", 0.0673, 0.4713)],
 )
 def test_the_constant_answer_scores_what_the_readme_says(
     roots: dict[str, Path], name: str, answer: str, miou: float, accuracy: float

@@ -32,7 +32,9 @@ def test_the_summary_gets_what_they_score_and_the_screen_a_line_each(trainer: An
     (callback,), data = trainer.callbacks, trainer.datamodule
     callback.on_fit_start(trainer, MODULE)
     facts = found_by(trainer)
-    masks = {split: [read_pair(sample, data.labels())[1] for sample in data.samples(split)] for split in ("train", "val")}
+    masks = {
+        split: [read_pair(sample, data.labels())[1] for sample in data.samples(split)] for split in ("train", "val")
+    }
     counts = np.bincount(np.concatenate([mask.ravel() for mask in masks["train"]]), minlength=256)[:3]
     seen = np.concatenate([mask.ravel() for mask in masks["val"]])
     right = (seen == counts.argmax()).sum() / (seen < 3).sum()
