@@ -1,10 +1,14 @@
 """Before anything of ours is imported: shapes are enforced, nothing asks the network, and runs repeat."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
+for name, handler in {"SIGINT": signal.default_int_handler, "SIGHUP": signal.SIG_DFL}.items():  # under nohup: ignored
+    if hasattr(signal, name):
+        signal.signal(getattr(signal, name), handler)
 
 import pytest
 import torch
