@@ -6,9 +6,6 @@ from collections.abc import Iterator
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
-for name, handler in {"SIGINT": signal.default_int_handler, "SIGHUP": signal.SIG_DFL}.items():  # under nohup: ignored
-    if hasattr(signal, name):
-        signal.signal(getattr(signal, name), handler)
 
 import pytest
 import torch
@@ -17,6 +14,9 @@ from jaxtyping import install_import_hook
 from zygote import Zygote
 
 install_import_hook("emanet", "shapes.checked")
+for name, handler in {"SIGINT": signal.default_int_handler, "SIGHUP": signal.SIG_DFL}.items():  # under nohup: ignored
+    if hasattr(signal, name):
+        signal.signal(getattr(signal, name), handler)
 
 
 @pytest.fixture(autouse=True)
